@@ -1,0 +1,99 @@
+"""Encoded photos to RGB pixels, upright, and resized for SAM; no torch here, so that decoding workers stay light.
+
+A 3000 x 4000 JPEG (4 MB) comes in, 36 MB of RGB exist for a moment, 768 x 1024 x 3 bytes (2.4 MB) go out.
+"""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from persam_ray.types import ByteArray
+
+MAX_PIXELS = 2**27
+"""Photos of more pixels (134 megapixels: 400 MB as RGB) are refused by their header, before decoding."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+
+
+class BadImageError(ValueError):
+    """The bytes are not a photo that can be used; the message says why, for the row's `error` column."""
+
+
+def decode_image(encoded: bytes) -> ByteArray:
+    """Return the photo as (h, w, 3) uint8 RGB, upright by its EXIF orientation.
+
+    Of an animation the first frame; 16-bit samples are reduced to 8 by their high byte; transparent pixels lie on
+    white, as viewers show them.
+
+    Raises:
+        BadImageError: Empty, not an image, truncated, or more than MAX_PIXELS.
+    """
+    if not encoded:
+        raise BadImageError("the file is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large sizes and odd EXIF: ours is the limit below
+            image = _open(encoded)
+            return np.asarray(_as_rgb(ImageOps.exif_transpose(image)))
+    except BadImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many types (OSError, SyntaxError, struct.error, ...)
+        raise BadImageError(_reason(error, encoded)) from error
+
+
+def image_size_hw(encoded: bytes) -> tuple[int, int]:
+    """Return (h, w) after the EXIF orientation, read from the header alone.
+
+    Raises:
+        BadImageError: Not an image.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception as error:
+        raise BadImageError(_reason(error, encoded)) from error
+
+
+def resized_size_hw(original_hw: tuple[int, int], image_size_px: int) -> tuple[int, int]:
+    """Return the size after the longest side became `image_size_px`, as SAM's ResizeLongestSide rounds it."""
+    scale = image_size_px / max(original_hw)
+    height, width = (max(1, int(side * scale + 0.5)) for side in original_hw)
+    return height, width
+
+
+def resize_longest_side(image_hw3: ByteArray, image_size_px: int) -> ByteArray:
+    """Resize for SAM: Pillow's bilinear filter with antialiasing, as in the package; any number of channels."""
+    height, width = resized_size_hw((image_hw3.shape[0], image_hw3.shape[1]), image_size_px)
+    resized = Image.fromarray(image_hw3).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def _open(encoded: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(encoded))
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImageError(
+            f"{image.width} x {image.height} pixels is more than the {MAX_PIXELS / 1e6:.0f} megapixels allowed"
+        )
+    return image
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit and 32-bit grayscale: Pillow would clip at 255
+        samples = np.asarray(image).astype(np.float32)
+        scale = 256 if image.mode.startswith("I;16") or samples.max(initial=0) > 255 else 1
+        return Image.fromarray(np.clip(samples / scale, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(error: Exception, encoded: bytes) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"not an image that can be read ({len(encoded)} bytes, starting with {encoded[:8]!r})"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than the {MAX_PIXELS / 1e6:.0f} megapixels allowed"
+    return f"the image is damaged: {error}"

@@ -1,0 +1,103 @@
+"""Masks: COCO run-length encoding, boxes, areas, components.
+
+A mask is (h, w) bool. The encoding is pycocotools' compressed counts string; its size travels beside it.
+"""
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from persam_ray.types import BoolArray
+
+
+def encode_rle(mask_hw: BoolArray) -> str:
+    """Return the COCO compressed counts string of a mask."""
+    counts: bytes = coco_mask.encode(np.asfortranarray(mask_hw, dtype=np.uint8))["counts"]
+    return counts.decode("ascii")
+
+
+def decode_rle(rle: str, size_hw: tuple[int, int]) -> BoolArray:
+    """Return the (h, w) bool mask of a compressed counts string.
+
+    Raises:
+        ValueError: The string does not describe a mask of that size.
+    """
+    check_rle(rle, size_hw)
+    return np.asarray(coco_mask.decode(rle_object(rle, size_hw)), dtype=np.bool_)
+
+
+def rle_object(rle: str, size_hw: tuple[int, int]) -> dict[str, object]:
+    """Return the dictionary form that pycocotools works on."""
+    return {"size": list(size_hw), "counts": rle.encode("ascii")}
+
+
+def rle_runs(rle: str) -> list[int]:
+    """Return the run lengths of a compressed counts string, zeros first, in column-major order.
+
+    Each number is a little-endian chain of 6-bit groups (5 bits of value, 1 continues), offset by 48; from the
+    third on, a difference to the number two before (pycocotools' `rleToString`).
+    """
+    runs: list[int] = []
+    value, shift = 0, 0
+    for byte in rle.encode("ascii"):
+        group = byte - 48
+        if not 0 <= group < 64:
+            raise ValueError(f"the character {chr(byte)!r} does not occur in COCO run-length strings")
+        value |= (group & 0x1F) << shift
+        shift += 5
+        if group & 0x20:
+            continue
+        if group & 0x10:
+            value |= -1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value, shift = 0, 0
+    if shift:
+        raise ValueError("the COCO run-length string ends in the middle of a number")
+    return runs
+
+
+def check_rle(rle: str, size_hw: tuple[int, int]) -> None:
+    """Raise ValueError unless the string describes a mask of (h, w) exactly.
+
+    pycocotools itself does not look: it writes past its buffer, or leaves pixels unset.
+    """
+    runs = rle_runs(rle)
+    if any(run < 0 for run in runs) or sum(runs) != size_hw[0] * size_hw[1]:
+        raise ValueError(
+            f"the run-length string covers {sum(runs)} pixels, but the mask is {size_hw[1]} x {size_hw[0]} "
+            f"= {size_hw[0] * size_hw[1]}"
+        )
+
+
+def tight_box(mask_hw: BoolArray) -> tuple[float, float, float, float]:
+    """Return x_min, y_min, x_max, y_max of the True pixels, right and lower edge exclusive.
+
+    Raises:
+        ValueError: The mask is empty.
+    """
+    columns = np.flatnonzero(mask_hw.any(axis=0))
+    rows = np.flatnonzero(mask_hw.any(axis=1))
+    if len(columns) == 0:
+        raise ValueError("an empty mask has no box")
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def drop_small_components(mask_hw: BoolArray, min_area_fraction: float) -> BoolArray:
+    """Return the mask without its 8-connected components under a fraction of the image's area.
+
+    Args:
+        mask_hw: The mask.
+        min_area_fraction: In [0, 1]; a component stays if its pixels are at least this part of all pixels.
+    """
+    if min_area_fraction == 0:
+        return mask_hw
+    _, labels_hw, stats, _ = cv2.connectedComponentsWithStats(mask_hw.astype(np.uint8), connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] >= min_area_fraction * mask_hw.size
+    keep[0] = False  # the background
+    return np.asarray(keep[labels_hw])
+
+
+def components(mask_hw: BoolArray) -> list[BoolArray]:
+    """Return the 8-connected components of a mask, each as a mask of the same size, in scan order."""
+    count, labels_hw = cv2.connectedComponents(mask_hw.astype(np.uint8), connectivity=8)
+    return [np.asarray(labels_hw == index) for index in range(1, count)]

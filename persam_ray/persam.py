@@ -1,0 +1,269 @@
+"""PerSAM: segment a category that one photo and mask have shown, without training (arXiv:2305.03048, section 3.2).
+
+One function per step of the paper, in its order; the arithmetic is the official implementation's, batched over images.
+Features of a batch come in (b x 256 x 64 x 64), one mask and its scores per image go out; a step that leaves a mask
+empty ends that image without an instance.
+
+Suffixes: b batch, h w rows and columns, c channels, k candidates, n points.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from persam_ray.images import resize_longest_side
+from persam_ray.sam import LOGITS_PER_CELL, Sam
+from persam_ray.types import BoolArray, Frame, MaskCandidates, Points, Reference, Target
+
+Guidance = Literal["official", "aligned"]
+
+
+@dataclass(frozen=True)
+class RawMask:
+    """The method's answer for one image, before filtering and encoding.
+
+    Attributes:
+        mask_hw: bool over the original image, on the model's device; at least one pixel True.
+        predicted_iou: SAM's prediction for the final mask.
+        similarity: Highest cosine similarity in the image.
+    """
+
+    mask_hw: Tensor
+    predicted_iou: float
+    similarity: float
+
+
+# --- 1. the target ---------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def target_features(sam: Sam, reference: Reference) -> tuple[Tensor, Tensor]:
+    """Encode a reference.
+
+    Returns:
+        The features (1, c, h, w) of the whole photo and those of the cells on the target (cells, c).
+    """
+    features_1chw = sam.encode([resize_longest_side(reference.image_hw3, sam.image_size_px)])
+    cells_hw = target_cells(sam, reference.mask_hw).to(sam.device)
+    return features_1chw, features_1chw[0].permute(1, 2, 0)[cells_hw]
+
+
+def target_cells(sam: Sam, mask_hw: BoolArray) -> Tensor:
+    """Return which cells of the feature grid (h, w) belong to the target.
+
+    A cell belongs where more than 123.675 / 255 of it is covered: the official code sends the 0/255 mask through the
+    pixel normalisation, resizes it bilinearly and asks for values above 0. A target too small to reach that in any
+    cell gets the one cell that it covers most.
+    """
+    gray_hw3 = np.repeat(mask_hw[:, :, None].astype(np.uint8) * 255, 3, axis=2)
+    normal_3hw = sam.normalize(resize_longest_side(gray_hw3, sam.image_size_px))
+    cells_hw = F.interpolate(normal_3hw[None], sam.grid_hw, mode="bilinear", align_corners=False)[0, 0] > 0
+    return cells_hw if cells_hw.any() else _most_covered_cell(sam, mask_hw)
+
+
+def _most_covered_cell(sam: Sam, mask_hw: BoolArray) -> Tensor:
+    rows_px, columns_px = np.nonzero(mask_hw)
+    grid_w = sam.grid_hw[1]
+    cell_px = max(mask_hw.shape) / grid_w
+    cells = (rows_px / cell_px).astype(int) * grid_w + (columns_px / cell_px).astype(int)
+    only_hw = torch.zeros(sam.grid_hw, dtype=torch.bool)
+    only_hw.view(-1)[np.bincount(cells).argmax()] = True
+    return only_hw
+
+
+def make_target(sam: Sam, references: Sequence[Reference]) -> Target:
+    """Describe a category by the cells of all its references, pooled: their mean, and that mean at unit norm."""
+    cells_nc = torch.cat([target_features(sam, reference)[1] for reference in references])
+    embedding_c = cells_nc.mean(dim=0)
+    return Target(references[0].category, F.normalize(embedding_c, dim=0), embedding_c)
+
+
+# --- 2. the location prior -------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def similarity_map(features_bchw: Tensor, target: Target) -> Tensor:
+    """Return the cosine of the target's feature with every cell (b, h, w), in [-1, 1]."""
+    unit_bchw = features_bchw / features_bchw.norm(dim=1, keepdim=True)
+    return (target.feature_c @ unit_bchw.flatten(2)).unflatten(1, unit_bchw.shape[2:])
+
+
+@torch.inference_mode()
+def similarity_on_image(sam: Sam, similarity_hw: Tensor, frame: Frame) -> Tensor:
+    """Upsample one image's map to its own pixels (H, W): four times to the masks' resolution, then as a mask."""
+    low_11hw = F.interpolate(similarity_hw[None, None], scale_factor=LOGITS_PER_CELL, mode="bilinear")
+    return sam.to_original(low_11hw[0], frame)[0]
+
+
+# --- 3. the points ---------------------------------------------------------------------------------------------------
+
+
+def select_points(similarities: Sequence[Tensor], frames: Sequence[Frame], *, negative: bool) -> Points:
+    """Choose the pixel most like the target (label 1) and, if asked, the one least like it (label 0).
+
+    Args:
+        similarities: Each image's map over its own pixels (H, W); of equal pixels the first in row-major order.
+        frames: Where the images lie in the model frame.
+        negative: False gives the positive point alone (PerSAM-F).
+
+    Returns:
+        One or two points for each image, in the model frame.
+    """
+    xy = [
+        [_to_model_xy(int(index), frame) for index in ([hw.argmax(), hw.argmin()] if negative else [hw.argmax()])]
+        for hw, frame in zip(similarities, frames, strict=True)
+    ]
+    device = similarities[0].device
+    labels_n = torch.tensor([1.0, 0.0] if negative else [1.0], device=device)
+    return Points(torch.tensor(xy, dtype=torch.float32, device=device), labels_n.expand(len(xy), -1))
+
+
+def _to_model_xy(flat_index: int, frame: Frame) -> tuple[float, float]:
+    y, x = divmod(flat_index, frame.original_hw[1])
+    scale_y, scale_x = _scale_yx(frame)
+    return x * scale_x, y * scale_y
+
+
+def _scale_yx(frame: Frame) -> tuple[float, float]:
+    return frame.resized_hw[0] / frame.original_hw[0], frame.resized_hw[1] / frame.original_hw[1]
+
+
+# --- 4. target-guided attention --------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def attention_guidance(
+    sam: Sam, similarity_bhw: Tensor, similarities: Sequence[Tensor], frames: Sequence[Frame], guidance: Guidance
+) -> Tensor:
+    """Turn similarity into a map in [0, 1] over the feature grid (b, h, w): z-score, resize, sigmoid.
+
+    Args:
+        sam: The model, for its grid.
+        similarity_bhw: The maps over the feature grid, which covers the padded square.
+        similarities: The same over each image's own pixels (H, W).
+        frames: Where the images lie in the model frame.
+        guidance: `official` squashes the image's map onto the whole grid, as published: on photos that are not
+            square it no longer lies on the cells it speaks of. `aligned` keeps every cell its own value, and 0 in the
+            padding.
+    """
+    maps = []
+    for grid_hw, image_hw, frame in zip(similarity_bhw, similarities, frames, strict=True):
+        mean, std = image_hw.mean(), image_hw.std()
+        std = std if std > 0 else torch.ones_like(std)  # a constant map (a 1 x 1 photo): no cell stands out
+        if guidance == "official":
+            z_hw = (image_hw - mean) / std
+            z_hw = F.interpolate(z_hw[None, None], sam.grid_hw, mode="bilinear", align_corners=False)[0, 0]
+            maps.append(z_hw.sigmoid())
+        else:
+            maps.append(((grid_hw - mean) / std).sigmoid() * _holds_image(sam, frame))
+    return torch.stack(maps)
+
+
+def _holds_image(sam: Sam, frame: Frame) -> Tensor:
+    """Return 1 in the cells (h, w) that hold any of the image, 0 in the padding."""
+    cell_px = sam.image_size_px / sam.grid_hw[0]
+    inside_hw = torch.zeros(sam.grid_hw, device=sam.device)
+    inside_hw[: int(np.ceil(frame.resized_hw[0] / cell_px)), : int(np.ceil(frame.resized_hw[1] / cell_px))] = 1
+    return inside_hw
+
+
+# --- 5. and 6. the decoder calls -------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def segment(
+    sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], target: Target, guidance: Guidance = "aligned"
+) -> list[RawMask | None]:
+    """Segment the target in a batch of images: three decoder calls on the features of each.
+
+    Returns:
+        For each image its mask, or None where a step found nothing.
+    """
+    similarity_bhw = similarity_map(features_bchw, target)
+    similarities = [similarity_on_image(sam, hw, frame) for hw, frame in zip(similarity_bhw, frames, strict=True)]
+    points = select_points(similarities, frames, negative=True)
+    first = sam.decode(
+        features_bchw,
+        points,
+        guidance_bhw=attention_guidance(sam, similarity_bhw, similarities, frames, guidance),
+        embedding_bc=target.embedding_c.expand(len(frames), -1),
+        multimask=False,
+    )
+    refined = sam.decode(features_bchw, points, mask_logits_bhw=first.logits_bkhw[:, 0], multimask=True)
+    logits_bhw, _ = refined.best()
+    masks = [sam.to_original(low[None], frame)[0] > 0 for low, frame in zip(logits_bhw, frames, strict=True)]
+    peaks = [float(hw.max()) for hw in similarities]
+    return refine_in_box(sam, features_bchw, frames, points, logits_bhw, masks, peaks)
+
+
+def refine_in_box(
+    sam: Sam,
+    features_bchw: Tensor,
+    frames: Sequence[Frame],
+    points: Points,
+    logits_bhw: Tensor,
+    masks: Sequence[Tensor],
+    peaks: Sequence[float],
+) -> list[RawMask | None]:
+    """Take the last step of the cascade: prompt with the tight box of each mask as well, keep the best of three.
+
+    Args:
+        sam: The model.
+        features_bchw: Of the images.
+        frames: Where the images lie in the model frame.
+        points: The point prompts, the same in every step.
+        logits_bhw: The previous masks at low resolution.
+        masks: The previous masks over each image's own pixels (H, W), bool.
+        peaks: Each image's highest similarity, which is passed on.
+
+    Returns:
+        For each image its mask, or None where the previous or the new one is empty.
+    """
+    candidates = decode_in_box(sam, features_bchw, frames, points, logits_bhw, masks)
+    if candidates is None:
+        return [None] * len(frames)
+    final_bhw, iou_b = candidates.best()
+    results: list[RawMask | None] = []
+    for low_hw, iou, frame, previous_hw, peak in zip(final_bhw, iou_b, frames, masks, peaks, strict=True):
+        mask_hw = sam.to_original(low_hw[None], frame)[0] > 0
+        found = bool(previous_hw.any()) and bool(mask_hw.any())
+        results.append(RawMask(mask_hw, float(iou), peak) if found else None)
+    return results
+
+
+def decode_in_box(
+    sam: Sam,
+    features_bchw: Tensor,
+    frames: Sequence[Frame],
+    points: Points,
+    logits_bhw: Tensor,
+    masks: Sequence[Tensor],
+) -> MaskCandidates | None:
+    """Decode three masks from points, the tight boxes of earlier masks and their logits; None if all are empty.
+
+    An empty mask among others gets a box of one pixel: its candidates mean nothing and are to be ignored.
+    """
+    if not any(bool(mask_hw.any()) for mask_hw in masks):
+        return None
+    boxes = [_box_in_model_frame(mask_hw, frame) for mask_hw, frame in zip(masks, frames, strict=True)]
+    box_b4 = torch.tensor(boxes, dtype=torch.float32, device=sam.device)
+    return sam.decode(features_bchw, points, box_b4=box_b4, mask_logits_bhw=logits_bhw, multimask=True)
+
+
+def _box_in_model_frame(mask_hw: Tensor, frame: Frame) -> tuple[float, float, float, float]:
+    """Return x_min, y_min, x_max, y_max of the mask's pixels (inclusive, as officially), scaled to the model frame."""
+    columns, rows = mask_hw.any(dim=0).nonzero(), mask_hw.any(dim=1).nonzero()
+    if len(columns) == 0:
+        return 0.0, 0.0, 0.0, 0.0
+    scale_y, scale_x = _scale_yx(frame)
+    return (
+        int(columns[0]) * scale_x,
+        int(rows[0]) * scale_y,
+        int(columns[-1]) * scale_x,
+        int(rows[-1]) * scale_y,
+    )

@@ -1,0 +1,153 @@
+"""A frozen Segment Anything Model: encode a batch of images once, decode prompts on it as often as needed.
+
+It keeps no image between calls. One ViT-B image at 1024 x 1024: 3 MB of uint8 pixels in, 4 MB of features
+(256 x 64 x 64 float32) out; a decoder call adds 256 x 256 logits for each mask.
+
+Suffixes: b batch, h w rows and columns, c channels, k candidates, n points. "Model frame" is the resized image before
+padding; "original" the photo itself.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from persam_ray.images import resized_size_hw
+from persam_ray.sam_build import Checkpoint, build_modules
+from persam_ray.sam_decoder import predict_masks
+from persam_ray.types import ByteArray, Frame, MaskCandidates, Points
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+LOGITS_PER_CELL = 4  # the decoder's masks have four times the resolution of the feature grid
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class Sam:
+    """Segment Anything with frozen weights.
+
+    Args:
+        checkpoint: The weights; the architecture is read from them.
+        device: Where to compute; `cuda`, `cpu`, ...
+        precision: Of the image encoder, by far the largest part; prompts and masks are always float32. `auto` is
+            bfloat16 where the hardware multiplies it natively, float32 elsewhere.
+
+    Raises:
+        CheckpointError: The checkpoint is of no known layout.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device | str = "cpu", precision: Precision = "auto"
+    ) -> None:
+        modules = build_modules(checkpoint)
+        self.device = torch.device(device)
+        self.image_size_px = modules.image_size_px
+        self._encoder_dtype = encoder_dtype(precision, self.device)
+        self._image_encoder = modules.image_encoder.to(self.device, self._encoder_dtype)
+        self._prompt_encoder = modules.prompt_encoder.to(self.device)
+        self._mask_decoder = modules.mask_decoder.to(self.device)
+        self._position_1chw = self._prompt_encoder.get_dense_pe()
+        self._mean_311, self._std_311 = (
+            torch.tensor(values, device=self.device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD)
+        )
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Rows and columns of the feature grid."""
+        height, width = self._position_1chw.shape[-2:]
+        return height, width
+
+    def frame(self, original_hw: tuple[int, int]) -> Frame:
+        """Return where an image of that size lies in the model's input."""
+        return Frame(original_hw, resized_size_hw(original_hw, self.image_size_px))
+
+    def normalize(self, resized_hw3: ByteArray) -> Tensor:
+        """Return uint8 RGB of the model frame as SAM's input (3, s, s): normalised, then padded with zeros."""
+        pixels = torch.from_numpy(resized_hw3.copy()).to(self.device, non_blocking=True).permute(2, 0, 1)
+        height, width = pixels.shape[-2:]
+        normal = (pixels - self._mean_311) / self._std_311
+        return F.pad(normal, (0, self.image_size_px - width, 0, self.image_size_px - height))
+
+    @torch.inference_mode()
+    def encode(self, resized: Sequence[ByteArray]) -> Tensor:
+        """Encode images.
+
+        Args:
+            resized: Each (h, w, 3) uint8 RGB with the longest side at the model's image size.
+
+        Returns:
+            Features (b, c, h, w), float32.
+        """
+        batch = torch.stack([self.normalize(image_hw3) for image_hw3 in resized]).to(self._encoder_dtype)
+        features: Tensor = self._image_encoder(batch)
+        return features.float()
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        features_bchw: Tensor,
+        points: Points,
+        *,
+        box_b4: Tensor | None = None,
+        mask_logits_bhw: Tensor | None = None,
+        guidance_bhw: Tensor | None = None,
+        embedding_bc: Tensor | None = None,
+        multimask: bool,
+    ) -> MaskCandidates:
+        """Decode one prompt on each image of a batch.
+
+        Args:
+            features_bchw: From `encode`.
+            points: n points for each image.
+            box_b4: x_min, y_min, x_max, y_max in pixels of the model frame.
+            mask_logits_bhw: Low-resolution logits of an earlier call, as a mask prompt.
+            guidance_bhw: Target-guided attention (PerSAM), in [0, 1], over the feature grid.
+            embedding_bc: Target-semantic prompt (PerSAM).
+            multimask: Return the three scales rather than the single mask.
+        """
+        sparse_btc, dense_bchw = self._prompt_encoder(
+            (points.xy_bn2, points.labels_bn),
+            box_b4,
+            None if mask_logits_bhw is None else mask_logits_bhw[:, None],
+        )
+        logits_bkhw, iou_bk = predict_masks(
+            self._mask_decoder,
+            features_bchw + dense_bchw,
+            self._position_1chw,
+            sparse_btc,
+            guidance_bhw=guidance_bhw,
+            embedding_bc=embedding_bc,
+            multimask=multimask,
+        )
+        return MaskCandidates(logits_bkhw, iou_bk)
+
+    @torch.inference_mode()
+    def to_original(self, low_khw: Tensor, frame: Frame) -> Tensor:
+        """Bring low-resolution maps (logits, similarity) to the original image: upsample, crop the padding, resize.
+
+        Args:
+            low_khw: (k, h, w) over the padded model frame.
+            frame: The image's place in the model frame.
+
+        Returns:
+            (k, H, W) in the original frame, float32.
+        """
+        size = (self.image_size_px, self.image_size_px)
+        full = F.interpolate(low_khw[None], size, mode="bilinear", align_corners=False)
+        height, width = frame.resized_hw
+        cropped = full[..., :height, :width]
+        return F.interpolate(cropped, frame.original_hw, mode="bilinear", align_corners=False)[0]
+
+
+def encoder_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Resolve `auto`: bfloat16 where it is multiplied in hardware (GPU since Ampere; CPU with AMX)."""
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return torch.bfloat16 if native else torch.float32

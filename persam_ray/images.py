@@ -7,9 +7,9 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from persam_ray.types import ByteArray
+from persam_ray.types import BoolArray, ByteArray, as_binary_mask
 
 MAX_PIXELS = 2**27
 """Photos of more pixels (134 megapixels: 400 MB as RGB) are refused by their header, before decoding."""
@@ -43,18 +43,18 @@ def decode_image(encoded: bytes) -> ByteArray:
         raise BadImageError(_reason(error, encoded)) from error
 
 
-def image_size_hw(encoded: bytes) -> tuple[int, int]:
-    """Return (h, w) after the EXIF orientation, read from the header alone.
+def decode_mask(encoded: bytes) -> BoolArray:
+    """Return a mask image as (h, w) bool: True where any channel but alpha is not zero, or the palette index is not.
 
     Raises:
         BadImageError: Not an image.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
-            return (image.width, image.height) if turned else (image.height, image.width)
+        image = Image.open(io.BytesIO(encoded))
+        samples = np.asarray(image.convert(image.mode.rstrip("Aa")) if image.mode in {"LA", "RGBA"} else image)
     except Exception as error:
         raise BadImageError(_reason(error, encoded)) from error
+    return as_binary_mask(samples)
 
 
 def resized_size_hw(original_hw: tuple[int, int], image_size_px: int) -> tuple[int, int]:
@@ -92,7 +92,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception, encoded: bytes) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return f"not an image that can be read ({len(encoded)} bytes, starting with {encoded[:8]!r})"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than the {MAX_PIXELS / 1e6:.0f} megapixels allowed"

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from persam_ray.images import resize_longest_side
+from persam_ray.masks import drop_small_components, tight_box
 from persam_ray.sam import LOGITS_PER_CELL, Sam
-from persam_ray.types import BoolArray, Frame, MaskCandidates, Points, Reference, Target
+from persam_ray.types import BoolArray, Frame, MaskCandidates, Points, Reference, Segmentation, Target
 
 Guidance = Literal["official", "aligned"]
 
@@ -90,7 +91,8 @@ def make_target(sam: Sam, references: Sequence[Reference]) -> Target:
 def similarity_map(features_bchw: Tensor, target: Target) -> Tensor:
     """Return the cosine of the target's feature with every cell (b, h, w), in [-1, 1]."""
     unit_bchw = features_bchw / features_bchw.norm(dim=1, keepdim=True)
-    return (target.feature_c @ unit_bchw.flatten(2)).unflatten(1, unit_bchw.shape[2:])
+    similarity_bhw: Tensor = (target.feature_c @ unit_bchw.flatten(2)).view(-1, *unit_bchw.shape[2:])
+    return similarity_bhw
 
 
 @torch.inference_mode()
@@ -267,3 +269,24 @@ def _box_in_model_frame(mask_hw: Tensor, frame: Frame) -> tuple[float, float, fl
         int(columns[-1]) * scale_x,
         int(rows[-1]) * scale_y,
     )
+
+
+# --- the instance ----------------------------------------------------------------------------------------------------
+
+
+def to_instance(raw: RawMask, category: str, min_area_fraction: float) -> Segmentation | None:
+    """Filter a mask's components and give it its score; None if nothing remains.
+
+    The score is similarity * sqrt(predicted IoU), each clipped to [0, 1]: the first says whether the category is there
+    at all, the second whether the mask is a good one. Neither ranks well alone (benchmarks/method_quality.py).
+
+    Args:
+        raw: The method's mask.
+        category: What it shows.
+        min_area_fraction: Components under this part of the image are dropped; 0 keeps all.
+    """
+    mask_hw = drop_small_components(raw.mask_hw.cpu().numpy(), min_area_fraction)
+    if not mask_hw.any():
+        return None
+    score = max(0.0, min(1.0, raw.similarity)) * max(0.0, min(1.0, raw.predicted_iou)) ** 0.5
+    return Segmentation(category, mask_hw, tight_box(mask_hw), score, raw.similarity, raw.predicted_iou)

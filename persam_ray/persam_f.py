@@ -124,9 +124,7 @@ class _Margins:
         logits_kp, count_p = signed_logits_kp[:, count_p > 0], count_p[count_p > 0]
         free_2p = logits_kp[1:] - logits_kp[0]
         counted_3p = torch.cat([count_p[None], count_p * free_2p])
-        return cls(
-            logits_kp[0].clone(), free_2p, counted_3p, torch.empty_like(counted_3p), torch.empty_like(count_p)
-        )
+        return cls(logits_kp[0].clone(), free_2p, counted_3p, torch.empty_like(counted_3p), torch.empty_like(count_p))
 
     def sums(self, weights_2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return sum(q), d sum(q) / dw (2) and the sum of the focal loss's derivative by w (2), without alpha."""

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -140,7 +140,9 @@ def _vit(checkpoint: Checkpoint) -> tuple[nn.Module, int]:
     sides = [(shapes[f"blocks.{index}.attn.rel_pos_h"][0] + 1) // 2 for index in range(depth)]
     windows = {side for side in sides if side != grid}
     if len(windows) > 1:
-        raise CheckpointError(f"the image encoder has blocks of several window sizes ({sorted(windows)}), allowed is one")
+        raise CheckpointError(
+            f"the image encoder has blocks of several window sizes ({sorted(windows)}), allowed is one"
+        )
     with torch.device("meta"):
         encoder = ImageEncoderViT(
             img_size=grid * patch_size,
@@ -170,7 +172,7 @@ def _count(names: Iterable[str], pattern: str) -> int:
 class MobileEncoder(nn.Module):
     """TinyViT of `timm` with SAM's neck; its last stage keeps stride 16, as in MobileSAM (arXiv:2306.14289)."""
 
-    def __init__(self, backbone: TinyVit, neck: nn.Sequential) -> None:
+    def __init__(self, backbone: Any, neck: nn.Sequential) -> None:
         super().__init__()
         self.backbone, self.neck = backbone, neck
         backbone.stages[-1].downsample.conv2.conv.stride = (1, 1)
@@ -188,7 +190,7 @@ def _mobile(checkpoint: Checkpoint) -> tuple[nn.Module, int]:
     biases = [state[f"backbone.stages.{stage}.blocks.0.attn.attention_biases"].shape for stage in stages]
     widths = [state["backbone.patch_embed.conv2.conv.weight"].shape[0]]
     widths += [state[f"backbone.stages.{stage}.downsample.conv3.conv.weight"].shape[0] for stage in stages]
-    backbone = TinyVit(
+    backbone: Any = TinyVit(
         num_classes=0,
         embed_dims=tuple(widths),
         depths=tuple(_count(state, rf"backbone\.stages\.{stage}\.blocks\.(\d+)\.") for stage in (0, *stages)),
@@ -247,7 +249,7 @@ def _compact(checkpoint: Checkpoint) -> tuple[nn.Module, int]:
         raise CheckpointError(
             f"a compact SAM names its timm backbone and image size in the metadata, but got {name!r} and {image_size!r}"
         )
-    backbone = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), pretrained=False)
+    backbone: Any = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), pretrained=False)
     encoder = CompactEncoder(backbone, tuple(backbone.feature_info.channels()))
     return _filled(encoder, checkpoint, "image_encoder."), int(image_size)
 

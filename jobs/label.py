@@ -1,0 +1,104 @@
+"""Label a bucket: one reference photo and mask per category in, Parquet predictions for every photo out."""
+
+import time
+
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from persam_ray import cluster, run_directory
+from persam_ray.checkpoints import locate
+from persam_ray.command_line import run_job
+from persam_ray.config import LabelConfig
+from persam_ray.datasets import open_dataset
+from persam_ray.progress import clock, console, show_progress
+from persam_ray.references import load_references
+from persam_ray.run_directory import Counts
+from persam_ray.stages import DecodeImages, SegmentOptions, SegmentWithPersam, WritePredictions
+from persam_ray.storage import join, write_json
+from persam_ray.tallies import mean_iou_metrics
+
+ROWS_PER_FILE = 1024
+
+
+def label(config: LabelConfig) -> None:
+    """Run the job: check everything that can be checked, load the model, label, add up, and say that it is complete."""
+    clocks = {"start": time.perf_counter()}
+    dataset = open_dataset(config.images, config.format, config.annotations)
+    references = load_references(config)
+    checkpoint_uri = locate(config.sam)
+    run_directory.prepare(config.output, overwrite=config.overwrite)
+    with cluster.session():
+        plan = cluster.plan_workers(cluster.resources(), config.actors)
+        images = cluster.count_images(dataset, plan)
+        clocks["listed"] = time.perf_counter()
+
+        checkpoint, fingerprint, image_size_px = cluster.load_checkpoint(checkpoint_uri)
+        options = segment_options(config, plan)
+        targets = cluster.make_targets(checkpoint, references.by_category, options, config.method, plan)
+        clocks["prepared"] = time.perf_counter()
+
+        counter = cluster.start_counter()
+        write = WritePredictions(
+            join(config.output, "predictions"), tuple(references.by_category), references.image_ids
+        )
+        predictions: Dataset = (
+            cluster.read_rows(dataset, plan)
+            .map_batches(DecodeImages(image_size_px), batch_size=16, batch_format="pyarrow", num_cpus=plan.task_cpus)
+            .map_batches(
+                SegmentWithPersam,
+                fn_constructor_args=(cluster.fetcher(checkpoint, targets), options, cluster.report_to(counter)),
+                compute=ActorPoolStrategy(size=plan.actors),
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=plan.actor_cpus,
+                num_gpus=plan.actor_gpus,
+            )
+            .map_batches(write, batch_size=ROWS_PER_FILE, batch_format="pyarrow", num_cpus=plan.task_cpus)
+        )
+        with show_progress("labeling", images, lambda: ray.get(counter.read.remote())[:2]):
+            counts, tallies = run_directory.add_up(predictions.iter_rows())
+        clocks["labeled"] = time.perf_counter()
+        _, _, busy_s = ray.get(counter.read.remote())
+
+    metrics = mean_iou_metrics(tallies)
+    if tallies:
+        write_json(join(config.output, "metrics.json"), metrics)
+    fingerprints = {"sam": {"uri": config.sam, "fingerprint": fingerprint}, "references": references.fingerprints()}
+    seconds = {
+        "list": clocks["listed"] - clocks["start"],
+        "prepare": clocks["prepared"] - clocks["listed"],
+        "label": clocks["labeled"] - clocks["prepared"],
+        **{f"busy_{step}": spent_s for step, spent_s in busy_s.items()},
+    }
+    run_directory.write_manifest(config.output, config.as_dict(), fingerprints, counts, seconds)
+    summarize(config, counts, metrics["categories"], seconds["label"])
+
+
+def segment_options(config: LabelConfig, plan: cluster.WorkerPlan) -> SegmentOptions:
+    """Combine what the user asked for with what the cluster has."""
+    return SegmentOptions(
+        device=plan.device,
+        threads=plan.threads,
+        batch_size=config.batch_size or (8 if plan.device == "cuda" else 1),
+        precision=config.precision,
+        guidance=config.guidance,
+        min_area_fraction=config.min_area_fraction,
+    )
+
+
+def summarize(config: LabelConfig, counts: Counts, metrics: dict[str, dict[str, float]], label_s: float) -> None:
+    """Close with a few lines: what was done, how well, where it lies."""
+    console.print(
+        f"{counts.images} images in {clock(label_s)} ({counts.images / label_s:.1f} images/s): {counts.ok} ok with "
+        f"{counts.instances} instances, {counts.failed} failed"
+    )
+    for category, values in metrics.items():
+        if values["miou"] is not None:
+            console.print(
+                f"{category}: mIoU {values['miou']:.3f} over {values['images_with_category']} annotated images"
+            )
+    console.print(f"results: {config.output}")
+
+
+if __name__ == "__main__":
+    run_job(label, LabelConfig)

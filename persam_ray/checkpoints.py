@@ -1,0 +1,148 @@
+"""SAM checkpoints: official weights fetched once and verified by digest, or any file at any URL; read without running
+code from it.
+"""
+
+import hashlib
+import json
+import pickle
+import struct
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+
+from persam_ray.sam_build import Checkpoint, CheckpointError
+from persam_ray.storage import StorageError, exists, filesystem, storage_errors
+
+
+@dataclass(frozen=True)
+class OfficialWeights:
+    """A published file and its digest."""
+
+    url: str
+    sha256: str
+
+
+OFFICIAL = {
+    "vit_b": OfficialWeights(
+        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    "vit_l": OfficialWeights(
+        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    "vit_h": OfficialWeights(
+        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    "mobile_sam": OfficialWeights(
+        "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt",
+        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+    ),
+}
+
+
+def locate(name_or_uri: str) -> str:
+    """Return the URI of a checkpoint: official names are fetched into the user's cache first, with a progress bar.
+
+    The cache is the platform's (on Linux `$XDG_CACHE_HOME/persam_ray`, or `~/.cache/persam_ray`).
+
+    Raises:
+        StorageError: It cannot be fetched, its digest differs, or there is no such file.
+    """
+    official = OFFICIAL.get(name_or_uri)
+    if official is None:
+        if not exists(name_or_uri):
+            raise StorageError(f"{name_or_uri}: no such checkpoint file, nor one of the names {', '.join(OFFICIAL)}")
+        return name_or_uri
+    try:
+        path: str = pooch.retrieve(
+            official.url,
+            known_hash=f"sha256:{official.sha256}",
+            fname=official.url.rsplit("/", 1)[-1],
+            path=pooch.os_cache("persam_ray"),
+            progressbar=True,
+        )
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong digest is a ValueError
+        raise StorageError(f"--sam {name_or_uri}: {official.url} cannot be fetched ({error})") from error
+    return path
+
+
+def read_checkpoint(uri: str) -> Checkpoint:
+    """Read a `.pth` or safetensors file; its content decides which it is.
+
+    Raises:
+        CheckpointError: It is neither, or holds more than tensors.
+        StorageError: It cannot be read.
+    """
+    fs, path = filesystem(uri)
+    with tempfile.TemporaryDirectory() as folder, storage_errors(uri):
+        local = Path(path)
+        if not local.is_file():
+            local = Path(folder) / "checkpoint"
+            fs.get_file(path, str(local))
+        with local.open("rb") as file:
+            fingerprint = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        metadata = _safetensors_metadata(local)
+        tensors = _read_torch(local, uri) if metadata is None else _read_safetensors(local, uri)
+    return Checkpoint(tensors, metadata or {}, fingerprint)
+
+
+def _safetensors_metadata(path: Path) -> dict[str, str] | None:
+    """Return the header's text fields; None if the file does not begin with a safetensors header."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8 or file.read(1) != b"{":
+            return None
+        (size,) = struct.unpack("<Q", start)
+        if size > min(path.stat().st_size, 100_000_000):
+            return None
+        try:
+            header = json.loads(b"{" + file.read(size - 1))
+        except ValueError:
+            return None
+    return {str(key): str(value) for key, value in header.get("__metadata__", {}).items()}
+
+
+def _read_safetensors(path: Path, uri: str) -> dict[str, np.ndarray[Any, Any]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return _to_numpy(load_file(path))
+    except SafetensorError as error:
+        raise CheckpointError(f"{uri}: damaged safetensors file ({error})") from error
+
+
+def _read_torch(path: Path, uri: str) -> dict[str, np.ndarray[Any, Any]]:
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)  # unpickles tensors, never code
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{uri}: holds more than tensors, and is refused: {str(error).splitlines()[0]}"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{uri}: neither a PyTorch nor a safetensors checkpoint ({error})") from error
+    for key in ("model", "state_dict"):  # training scripts wrap the weights
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{uri}: holds a {type(content).__name__}, not a mapping of names to tensors")
+    tensors = {name.removeprefix("module."): value for name, value in content.items() if torch.is_tensor(value)}
+    return _to_numpy(tensors)
+
+
+def _to_numpy(tensors: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """Convert torch tensors; NumPy has no bfloat16, so that becomes float32."""
+    import torch
+
+    return {
+        name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for name, tensor in tensors.items()
+    }

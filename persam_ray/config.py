@@ -1,0 +1,161 @@
+"""The options of each job: one dataclass each, every field documented and checked when built."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from persam_ray.datasets import Format
+
+Method = Literal["persam", "persam_f"]
+Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+
+
+class ConfigError(ValueError):
+    """An option is wrong; the message names it and says what is allowed."""
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """What every job has."""
+
+    config: str | None = dataclasses.field(default=None, kw_only=True)
+    """YAML file (path or URL) with any of these options; the command line wins over it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as plain values, for the manifest."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "config"}
+
+
+@dataclass(frozen=True)
+class LabelConfig(JobConfig):
+    """Label every photo of a bucket from one reference photo and its mask.
+
+    Example: python jobs/label.py --images s3://bucket/photos --reference cup=cup.jpg,cup_mask.png
+    --output s3://bucket/labels
+    """
+
+    images: str
+    """Photos to label: a folder or prefix of images, Parquet shards, WebDataset tars, COCO's instances_*.json, or
+    DeepFashion-MultiModal's folder; a path or a URL (s3://...)."""
+
+    output: str
+    """Folder or prefix for the results: predictions/*.parquet, manifest.json, metrics.json if there is ground truth."""
+
+    reference: Annotated[Repeated, tyro.conf.arg(metavar="CATEGORY=IMAGE,MASK")] = ()
+    """A photo and its mask (any non-zero pixel is the object), paths or URLs. Repeat for more categories, or for more
+    references of one."""
+
+    references: str | None = None
+    """Annotated images to take the references from, instead of --reference: for each --category the first, in the order
+    of the keys, that holds it."""
+
+    category: Annotated[Repeated, tyro.conf.arg(metavar="NAME")] = ()
+    """Category to label, with --references; repeat for more."""
+
+    reference_ids: Annotated[Repeated, tyro.conf.arg(metavar="ID,ID,...")] = ()
+    """Take these images of --references instead of the first."""
+
+    sam: str = "vit_b"
+    """Segment Anything weights: vit_b, vit_l, vit_h or mobile_sam (fetched once, digest verified), or the path or URL
+    of a checkpoint (.pth, .safetensors); its architecture is read from the file."""
+
+    method: Method = "persam"
+    """persam needs no fitting; persam_f fits two mask weights on the reference first (about a second per category)."""
+
+    guidance: Literal["aligned", "official"] = "aligned"
+    """Where PerSAM's attention map lies on photos that are not square: aligned with the image, or squashed as in the
+    official code (for comparisons with it)."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the image encoder; auto is bfloat16 where the hardware has it."""
+
+    min_area_fraction: float = 0.0
+    """Drop connected parts of a mask smaller than this fraction of the image, 0 to 1 (the paper's benchmark: 0.001)."""
+
+    format: Format = "auto"
+    """Format of --images; auto looks at the names."""
+
+    annotations: str | None = None
+    """COCO instances_*.json for the photos below --images."""
+
+    actors: int | None = None
+    """Workers that hold SAM; by default one for each GPU, without GPUs one for every 8 CPUs."""
+
+    batch_size: int | None = None
+    """Images in one pass of SAM's encoder; by default 8 on a GPU, 1 on a CPU."""
+
+    overwrite: bool = False
+    """Remove an earlier run at --output first; without it, a run that is there already is an error."""
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.reference) != bool(self.references), "give --reference CATEGORY=IMAGE,MASK or --references URI"
+        )
+        _require(not self.references or bool(self.category), "--references needs at least one --category")
+        _require(not self.category or bool(self.references), "--category goes with --references, not with --reference")
+        _require(not self.reference_ids or bool(self.references), "--reference-ids goes with --references")
+        _check_between("--min-area-fraction", self.min_area_fraction, 0, 1)
+        for name, value in (("--actors", self.actors), ("--batch-size", self.batch_size)):
+            _require(value is None or value >= 1, f"{name} must be at least 1, but is {value}")
+        for pair in self.reference:
+            parse_reference(pair)
+
+    @property
+    def chosen_ids(self) -> tuple[str, ...]:
+        """The ids of --reference-ids, split at commas."""
+        return tuple(identity for group in self.reference_ids for identity in group.split(",") if identity)
+
+
+@dataclass(frozen=True)
+class ShardConfig(JobConfig):
+    """Write photos of any format, and their annotations, as Parquet shards.
+
+    Example: python jobs/shard.py --images photos/ --output s3://bucket/shards
+    """
+
+    images: str
+    """Photos: as --images of jobs/label.py."""
+
+    output: str
+    """Folder or prefix for the shards, part-*.parquet."""
+
+    format: Format = "auto"
+    """Format of --images; auto looks at the names."""
+
+    annotations: str | None = None
+    """COCO instances_*.json for the photos below --images."""
+
+    images_per_shard: int = 256
+    """Photos in one file, 1 to 10000; a worker holds that many at once."""
+
+    overwrite: bool = False
+    """Remove what is at --output first."""
+
+    def __post_init__(self) -> None:
+        _check_between("--images-per-shard", self.images_per_shard, 1, 10_000)
+
+
+def parse_reference(pair: str) -> tuple[str, str, str]:
+    """Split CATEGORY=IMAGE,MASK.
+
+    Raises:
+        ConfigError: It has another form.
+    """
+    category, equals, files = pair.partition("=")
+    image, comma, mask = files.rpartition(",")
+    if not (category and equals and image and comma and mask):
+        raise ConfigError(f"--reference must have the form CATEGORY=IMAGE,MASK, but got {pair!r}")
+    return category, image, mask
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _check_between(option: str, value: float, low: float, high: float) -> None:
+    _require(low <= value <= high, f"{option} must be between {low} and {high}, but is {value}")

@@ -1,0 +1,297 @@
+"""Where the photos come from: any of five formats, told apart by what lies below a URI, cut into shards.
+
+The driver lists names; pixels, and for Parquet and WebDataset the keys too, are read by workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from persam_ray.annotations import BadAnnotationError, category_mask
+from persam_ray.images import IMAGE_SUFFIXES, BadImageError, decode_image
+from persam_ray.shards import CocoTruth, FileShard, ImageFile, ParquetShard, Shard, TarShard
+from persam_ray.storage import base_name, exists, join, list_files, read_json
+from persam_ray.types import BadReferenceError, Reference
+
+Format = Literal["auto", "parquet", "folder", "webdataset", "coco", "deepfashion"]
+
+FILES_PER_SHARD = 64
+
+
+class DatasetError(ValueError):
+    """A dataset cannot be used as a whole; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset, listed.
+
+    Attributes:
+        uri: As given by the user.
+        format: One of Format, never `auto`.
+        shards: In the order of their keys where the format has one.
+        images: How many, where listing tells; None where the shards must be read for it (Parquet, WebDataset).
+    """
+
+    uri: str
+    format: Format
+    shards: tuple[Shard, ...]
+    images: int | None
+
+
+def open_dataset(uri: str, dataset_format: Format = "auto", annotations: str | None = None) -> Dataset:
+    """List a dataset.
+
+    Args:
+        uri: A folder, prefix or file; for COCO the folder of the images, or the `instances_*.json` itself.
+        dataset_format: `auto` looks at the names.
+        annotations: URI of a COCO `instances_*.json` for the images at `uri`.
+
+    Raises:
+        DatasetError: No image is there, or an option contradicts another.
+        StorageError: It cannot be listed.
+    """
+    if annotations is not None and dataset_format not in {"auto", "coco"}:
+        raise DatasetError(f"--annotations is COCO's file and does not go with --format {dataset_format}")
+    if annotations is not None or dataset_format == "coco" or (dataset_format == "auto" and uri.endswith(".json")):
+        return _coco(uri, annotations)
+    names = list_files(uri)
+    found = _detect(names) if dataset_format == "auto" else dataset_format
+    builders = {"parquet": _parquet, "webdataset": _webdataset, "deepfashion": _deepfashion, "folder": _folder}
+    dataset = builders[found](uri, names)
+    if not dataset.shards:
+        raise DatasetError(f"{uri}: no {_what(found)} there ({len(names)} other files)")
+    return dataset
+
+
+def _detect(names: Sequence[str]) -> Format:
+    suffixes = {name[name.rfind(".") :].lower() for name in names if "." in name}
+    if ".parquet" in suffixes:
+        return "parquet"
+    if ".tar" in suffixes:
+        return "webdataset"
+    folders = {name.split("/", 1)[0] for name in names if "/" in name}
+    return "deepfashion" if {"images", "segm"} <= folders else "folder"
+
+
+def _what(dataset_format: str) -> str:
+    images = f"images ({', '.join(IMAGE_SUFFIXES)})"
+    named = {"parquet": ".parquet files", "webdataset": ".tar files", "deepfashion": f"{images} below images/"}
+    return named.get(dataset_format, images)
+
+
+def _file_uri(uri: str, name: str) -> str:
+    """Return a listed file's URI; a single file is listed as its own name."""
+    return (
+        uri
+        if base_name(uri) == name and name.lower().endswith((".parquet", ".tar", *IMAGE_SUFFIXES))
+        else join(uri, name)
+    )
+
+
+def _parquet(uri: str, names: Sequence[str]) -> Dataset:
+    kept = [name for name in names if name.endswith(".parquet")]
+    return Dataset(uri, "parquet", tuple(ParquetShard(_file_uri(uri, name)) for name in kept), None)
+
+
+def _webdataset(uri: str, names: Sequence[str]) -> Dataset:
+    kept = [name for name in names if name.endswith(".tar")]
+    shards = tuple(TarShard(name.removesuffix(".tar"), _file_uri(uri, name)) for name in kept)
+    return Dataset(uri, "webdataset", shards, None)
+
+
+def _folder(uri: str, names: Sequence[str]) -> Dataset:
+    kept = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    return _of_files(uri, "folder", [ImageFile(name, _file_uri(uri, name)) for name in kept])
+
+
+def _deepfashion(uri: str, names: Sequence[str]) -> Dataset:
+    maps = {name for name in names if name.startswith("segm/")}
+    files = []
+    for name in names:
+        if name.startswith("images/") and name.lower().endswith(IMAGE_SUFFIXES):
+            key = name.removeprefix("images/")
+            segm = f"segm/{key[: key.rfind('.')]}_segm.png"
+            files.append(ImageFile(key, join(uri, name), join(uri, segm) if segm in maps else None))
+    return _of_files(uri, "deepfashion", files)
+
+
+def _of_files(uri: str, dataset_format: Format, files: Sequence[ImageFile]) -> Dataset:
+    ordered = sorted(files, key=lambda file: file.image_id)
+    shards: tuple[Shard, ...] = tuple(
+        FileShard(tuple(ordered[start : start + FILES_PER_SHARD])) for start in range(0, len(ordered), FILES_PER_SHARD)
+    )
+    return Dataset(uri, dataset_format, shards, len(ordered))
+
+
+# --- COCO ------------------------------------------------------------------------------------------------------------
+
+
+def _coco(uri: str, annotations: str | None) -> Dataset:
+    """List a COCO dataset; the file is parsed on the driver (convert millions of images by jobs/shard.py instead)."""
+    json_uri = annotations or uri
+    if not json_uri.endswith(".json"):
+        raise DatasetError(f"{uri}: --format coco needs the instances_*.json, as --images or as --annotations")
+    content = read_json(json_uri)
+    try:
+        names = {int(row["id"]): str(row["name"]) for row in content["categories"]}
+        by_image: dict[Any, list[Any]] = defaultdict(list)
+        for row in content["annotations"]:
+            by_image[row["image_id"]].append(row)
+        images = [
+            (str(row["file_name"]), (int(row["height"]), int(row["width"])), row["id"]) for row in content["images"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{json_uri}: not a COCO instances file ({type(error).__name__}: {error})") from error
+    if not images:
+        raise DatasetError(f"{json_uri}: lists no images")
+    _check_unique((file_name for file_name, _, _ in images), json_uri)
+    root = uri if annotations else _coco_image_root(json_uri, images[0][0])
+    files = [
+        ImageFile(file_name, join(root, file_name), CocoTruth(size_hw, tuple(by_image[identity]), names))
+        for file_name, size_hw, identity in images
+    ]
+    return _of_files(uri, "coco", files)
+
+
+def _coco_image_root(json_uri: str, first_file_name: str) -> str:
+    folder = json_uri.rsplit("/", 1)[0] if "/" in json_uri else "."
+    split = base_name(json_uri).removesuffix(".json").removeprefix("instances_")
+    candidates = [
+        folder,
+        join(folder, "images"),
+        join(folder, "..", split),
+        join(folder, "..", "images"),
+        join(folder, "..", "images", split),
+    ]
+    candidates = [_normal(candidate) for candidate in candidates]
+    for candidate in candidates:
+        if exists(join(candidate, first_file_name)):
+            return candidate
+    raise DatasetError(
+        f"{json_uri}: its first image {first_file_name!r} is in none of {', '.join(candidates)}; give the image "
+        "folder as --images and this file as --annotations"
+    )
+
+
+def _normal(uri: str) -> str:
+    """Resolve `..` in a URI: object stores have no parent folders."""
+    parts: list[str] = []
+    for part in uri.split("/"):
+        if part == ".." and parts and parts[-1] not in {"..", "."}:
+            parts.pop()
+        else:
+            parts.append(part)
+    return "/".join(parts)
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def key_hash(image_id: str) -> int:
+    """Return 64 bits that stand for a key: 100 million of them are 0.8 GB, the keys themselves ten times that."""
+    return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "little")
+
+
+def key_hashes(shards: Iterable[Shard]) -> npt.NDArray[np.uint64]:
+    """Return the hash of every key of some shards, and so their number."""
+    return np.fromiter((key_hash(image_id) for shard in shards for image_id in shard.image_ids()), dtype=np.uint64)
+
+
+def repeated_hashes(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return the hashes that occur more than once."""
+    ordered = np.sort(hashes)
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def repeated_key(shards: Iterable[Shard], suspects: Iterable[int]) -> str | None:
+    """Return the first key that occurs twice among those of the given hashes; None if they only share a hash."""
+    wanted, seen = set(suspects), set()
+    for shard in shards:
+        for image_id in shard.image_ids():
+            if key_hash(image_id) in wanted:
+                if image_id in seen:
+                    return image_id
+                seen.add(image_id)
+    return None
+
+
+def _check_unique(image_ids: Iterable[str], where: str) -> None:
+    seen: set[str] = set()
+    for image_id in image_ids:
+        if image_id in seen:
+            raise DatasetError(f"{where}: two rows have the image_id {image_id!r}; keys must be unique")
+        seen.add(image_id)
+
+
+# --- references ------------------------------------------------------------------------------------------------------
+
+
+def choose_references(dataset: Dataset, categories: Sequence[str], image_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Choose the reference photos of each category among annotated images.
+
+    Args:
+        dataset: With annotations.
+        categories: At least one.
+        image_ids: These photos; empty takes for each category the first in key order that holds it.
+
+    Raises:
+        DatasetError: A category or an id is nowhere.
+    """
+    chosen: dict[str, list[str]] = {category: [] for category in categories}
+    known: set[str] = set()
+    missing = set(image_ids)
+    for image_id, held in _annotated_in_key_order(dataset):
+        known |= held
+        missing.discard(image_id)
+        for category in held & chosen.keys():
+            if image_id in image_ids or (not image_ids and not chosen[category]):
+                chosen[category].append(image_id)
+        if not missing and (image_ids or all(chosen.values())):
+            break
+    if missing:
+        raise DatasetError(f"{dataset.uri}: no annotated image has the id {sorted(missing)[0]!r}")
+    for category, found in chosen.items():
+        if not found:
+            among = f"the images {', '.join(image_ids)} do not hold" if image_ids else "no annotated image holds"
+            raise DatasetError(
+                f"{dataset.uri}: {among} the category {category!r}; seen: {', '.join(sorted(known)) or 'no category'}"
+            )
+    return chosen
+
+
+def _annotated_in_key_order(dataset: Dataset) -> Iterator[tuple[str, frozenset[str]]]:
+    """Walk keys and categories; files are in order already, the keys of Parquet shards are gathered and sorted."""
+    pairs = (pair for shard in dataset.shards for pair in shard.annotated())
+    return iter(sorted(pairs, key=itemgetter(0))) if dataset.format == "parquet" else pairs
+
+
+def load_reference(dataset: Dataset, image_id: str, category: str) -> Reference:
+    """Read one annotated photo as a reference: the mask is the union of the category's instances.
+
+    Raises:
+        BadReferenceError: The photo or its annotation cannot be used.
+    """
+    row = next((row for row in (shard.find(image_id) for shard in dataset.shards) if row), None)
+    if row is None:
+        raise BadReferenceError(f"{dataset.uri}: the reference {image_id!r} is gone")
+    return _reference(row, category)
+
+
+def _reference(row: dict[str, Any], category: str) -> Reference:
+    try:
+        if row["error"]:
+            raise BadReferenceError(row["error"])
+        image_hw3 = decode_image(row["image"] or b"")
+        size_hw = (row["height"] or image_hw3.shape[0], row["width"] or image_hw3.shape[1])
+        return Reference(category, image_hw3, category_mask(row["annotations"] or [], category, size_hw))
+    except (BadReferenceError, BadImageError, BadAnnotationError) as error:
+        raise BadReferenceError(f"reference {row['image_id']!r}: {error}") from error

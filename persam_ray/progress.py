@@ -1,0 +1,71 @@
+"""What a person sees while a job runs: images done, failed, images/s and time left, on a terminal or in a log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+TERMINAL_INTERVAL_S = 0.25
+LOG_INTERVAL_S = 15.0
+
+console = Console(stderr=True, highlight=False)
+
+Counts = Callable[[], tuple[int, int]]
+
+
+@contextmanager
+def show_progress(title: str, total: int, counts: Counts) -> Iterator[None]:
+    """Show the progress of the block within: a bar on a terminal, a line every 15 seconds in a log.
+
+    Args:
+        title: What is being done.
+        total: Number of images.
+        counts: Returns images done and, among them, failed; called from another thread.
+    """
+    ended = threading.Event()
+    watch = _watch_on_terminal if console.is_terminal else _watch_in_log
+    thread = threading.Thread(target=watch, args=(title, total, counts, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=5)
+
+
+def _watch_on_terminal(title: str, total: int, counts: Counts, ended: threading.Event) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"), TimeElapsedColumn())
+    started_s = time.monotonic()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=total, line="")
+        while True:
+            done, failed = counts()
+            line = progress_line(done, failed, total, time.monotonic() - started_s)
+            bar.update(task, completed=done, line=line)
+            if ended.wait(TERMINAL_INTERVAL_S):
+                break
+
+
+def _watch_in_log(title: str, total: int, counts: Counts, ended: threading.Event) -> None:
+    started_s = time.monotonic()
+    while not ended.wait(LOG_INTERVAL_S):
+        console.print(f"{title}: {progress_line(*counts(), total, time.monotonic() - started_s)}")
+
+
+def progress_line(done: int, failed: int, total: int, elapsed_s: float) -> str:
+    """Return one line of progress, such as `120/240 images, 1 failed, 5.2 images/s, 0:23 left`."""
+    rate = done / elapsed_s if elapsed_s > 0 else 0.0
+    left = clock((total - done) / rate) if rate > 0 else "--:--"
+    return f"{done}/{total} images, {failed} failed, {rate:.1f} images/s, {left} left"
+
+
+def clock(seconds: float) -> str:
+    """Format a duration as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

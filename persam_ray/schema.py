@@ -1,0 +1,146 @@
+"""The tables that a user, a script or another tool may rely on, as Arrow schemas, and rows <-> values.
+
+IMAGES are the input shards, PREDICTIONS the output: exactly one row per input image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from persam_ray.masks import encode_rle
+from persam_ray.types import Segmentation
+
+ANNOTATION = pa.struct(
+    [
+        ("category", pa.string()),
+        ("rle", pa.string()),
+        ("bbox_xywh", pa.list_(pa.float32())),
+        ("area", pa.float32()),
+        ("iscrowd", pa.bool_()),
+    ]
+)
+
+IMAGES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("image", pa.binary()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("annotations", pa.list_(ANNOTATION)),
+    ]
+)
+
+READ = IMAGES.append(pa.field("error", pa.string()))
+"""IMAGES as they travel inside a job: `error` says what went wrong with a row so far, null if nothing did."""
+
+INSTANCE = pa.struct(
+    [
+        ("category", pa.string()),
+        ("score", pa.float32()),
+        ("box_xyxy", pa.list_(pa.float32())),
+        ("area", pa.int64()),
+        ("rle", pa.string()),
+        ("similarity", pa.float32()),
+        ("predicted_iou", pa.float32()),
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("instances", pa.list_(INSTANCE)),
+    ]
+)
+
+
+class SchemaError(ValueError):
+    """A Parquet file's columns are not those of the contract; the message names the file and the column."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row of PREDICTIONS.
+
+    Attributes:
+        image_id: As in the input.
+        size_hw: (h, w) of the original photo; None where it could not be decoded.
+        error: What was wrong with the image; None when it was labeled.
+        instances: What was found; empty when nothing was, or on failure.
+    """
+
+    image_id: str
+    size_hw: tuple[int, int] | None
+    error: str | None
+    instances: tuple[Segmentation, ...] = ()
+
+    @property
+    def status(self) -> Literal["ok", "failed"]:
+        """`failed` where there is an error."""
+        return "ok" if self.error is None else "failed"
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row as plain values, masks encoded."""
+        height, width = self.size_hw or (None, None)
+        return {
+            "image_id": self.image_id,
+            "height": height,
+            "width": width,
+            "status": self.status,
+            "error": self.error,
+            "instances": [instance_row(instance) for instance in self.instances],
+        }
+
+
+def instance_row(instance: Segmentation) -> dict[str, Any]:
+    """Return an instance as plain values of the INSTANCE struct, its mask encoded."""
+    return {
+        "category": instance.category,
+        "score": instance.score,
+        "box_xyxy": list(instance.box_xyxy),
+        "area": int(np.count_nonzero(instance.mask_hw)),
+        "rle": encode_rle(instance.mask_hw),
+        "similarity": instance.similarity,
+        "predicted_iou": instance.predicted_iou,
+    }
+
+
+def annotation_row(
+    category: str, rle: str, *, bbox_xywh: Iterable[float], area: float, iscrowd: bool = False
+) -> dict[str, Any]:
+    """Return ground truth as plain values of the ANNOTATION struct."""
+    return {"category": category, "rle": rle, "bbox_xywh": list(bbox_xywh), "area": area, "iscrowd": iscrowd}
+
+
+def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """Cast a table to a schema: columns in order, missing nullable ones filled with nulls, others dropped.
+
+    Args:
+        table: What was read.
+        schema: IMAGES or PREDICTIONS.
+        where: The file, for the message.
+
+    Raises:
+        SchemaError: `image_id` or `image` is missing, or a column cannot be cast.
+    """
+    columns = []
+    for field in schema:
+        if field.name in table.column_names:
+            try:
+                columns.append(table[field.name].cast(field.type))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+                got = table.schema.field(field.name).type
+                raise SchemaError(f"{where}: column {field.name!r} must be {field.type}, but it is {got}") from error
+        elif field.name in {"image_id", "image"}:
+            raise SchemaError(f"{where}: has no column {field.name!r} (its columns: {', '.join(table.column_names)})")
+        else:
+            columns.append(pa.nulls(len(table), field.type))
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,253 @@
+"""Units of reading: each yields the rows of its part of a dataset, in tables of at most 16 photos (64 MB at 4 MB each).
+
+A shard is small (names, no pixels), travels to a worker and reads there. A file that cannot be read becomes a row that
+says so.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from persam_ray.annotations import BadAnnotationError, from_coco, from_index_map
+from persam_ray.images import IMAGE_SUFFIXES
+from persam_ray.schema import IMAGES, READ, SchemaError, conform
+from persam_ray.storage import StorageError, filesystem, read_many, storage_errors
+
+ROWS_PER_TABLE = 16
+
+
+class Shard(Protocol):
+    """A part of a dataset."""
+
+    def read(self) -> Iterator[pa.Table]:
+        """Yield the rows as tables of the READ schema."""
+        ...
+
+    def image_ids(self) -> Iterator[str]:
+        """Yield the keys alone, without fetching pixels where the format allows it."""
+        ...
+
+    def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
+        """Yield key and annotated categories of each image."""
+        ...
+
+    def find(self, image_id: str) -> dict[str, Any] | None:
+        """Return the row of a key as plain values; None if it is not in this shard, or cannot be annotated."""
+        ...
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CocoTruth:
+    """What a COCO file says of one image: its size and its annotations, as in the JSON."""
+
+    size_hw: tuple[int, int]
+    annotations: tuple[Mapping[str, Any], ...]
+    category_names: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One photo in a file of its own; `truth` is the URI of a DeepFashion `segm` map, COCO's entry, or None."""
+
+    image_id: str
+    uri: str
+    truth: str | CocoTruth | None = None
+
+
+@dataclass(frozen=True)
+class FileShard:
+    """A run of image files, in the order of their keys."""
+
+    files: tuple[ImageFile, ...]
+
+    def read(self) -> Iterator[pa.Table]:
+        """Yield the rows; photos and maps of a table are fetched together."""
+        for start in range(0, len(self.files), ROWS_PER_TABLE):
+            files = self.files[start : start + ROWS_PER_TABLE]
+            photos = read_many([file.uri for file in files])
+            maps = [file.truth for file in files if isinstance(file.truth, str)]
+            fetched = dict(zip(maps, read_many(maps), strict=True))
+            rows = [_file_row(file, photo, fetched) for file, photo in zip(files, photos, strict=True)]
+            yield pa.Table.from_pylist(rows, schema=READ)
+
+    def image_ids(self) -> Iterator[str]:
+        """Yield the keys."""
+        return (file.image_id for file in self.files)
+
+    def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
+        """Yield key and categories, reading a `segm` map at a time."""
+        for file in self.files:
+            if isinstance(file.truth, CocoTruth):
+                names = file.truth.category_names
+                kept = (row for row in file.truth.annotations if not row.get("iscrowd"))
+                yield file.image_id, frozenset(names.get(row.get("category_id", -1), "") for row in kept)
+            elif file.truth is not None:
+                annotations, _, _ = _truth_of(file, {file.truth: read_many([file.truth])[0]})
+                yield file.image_id, frozenset(row["category"] for row in annotations or ())
+
+    def find(self, image_id: str) -> dict[str, Any] | None:
+        """Read the one file of that key."""
+        for file in self.files:
+            if file.image_id == image_id:
+                maps = [file.truth] if isinstance(file.truth, str) else []
+                photo, *fetched = read_many([file.uri, *maps])
+                return _file_row(file, photo, dict(zip(maps, fetched, strict=True)))
+        return None
+
+
+def _file_row(file: ImageFile, photo: bytes | StorageError, maps: Mapping[str, bytes | StorageError]) -> dict[str, Any]:
+    annotations, size_hw, error = _truth_of(file, maps)
+    if isinstance(photo, StorageError):
+        error = f"the file cannot be read: {photo}"
+    height, width = size_hw or (None, None)
+    return {
+        "image_id": file.image_id,
+        "image": b"" if isinstance(photo, StorageError) else photo,
+        "height": height,
+        "width": width,
+        "annotations": annotations,
+        "error": error,
+    }
+
+
+def _truth_of(
+    file: ImageFile, maps: Mapping[str, bytes | StorageError]
+) -> tuple[list[dict[str, Any]] | None, tuple[int, int] | None, str | None]:
+    """Return a file's annotations, the size that they speak of, and what is wrong with them."""
+    try:
+        if isinstance(file.truth, CocoTruth):
+            size_hw = file.truth.size_hw
+            return from_coco(file.truth.annotations, file.truth.category_names, size_hw), size_hw, None
+        if file.truth is not None:
+            encoded = maps[file.truth]
+            if isinstance(encoded, StorageError):
+                return None, None, f"the annotation cannot be read: {encoded}"
+            annotations, size_hw = from_index_map(encoded)
+            return annotations, size_hw, None
+    except BadAnnotationError as error:
+        return None, None, str(error)
+    return None, None, None
+
+
+# --- Parquet ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ParquetShard:
+    """One Parquet file with the columns of IMAGES."""
+
+    uri: str
+
+    def read(self) -> Iterator[pa.Table]:
+        """Yield the rows, a few at a time whatever the size of the file's row groups."""
+        for table in self._tables([field.name for field in IMAGES]):
+            rows = conform(table, IMAGES, self.uri)
+            yield rows.append_column("error", pa.nulls(len(rows), pa.string()))
+
+    def image_ids(self) -> Iterator[str]:
+        """Yield the keys; only their column is read.
+
+        Raises:
+            SchemaError: The file lacks a column, or a key is null.
+        """
+        self._check_columns()
+        for table in self._tables(["image_id"], rows=65_536):
+            for image_id in table["image_id"].to_pylist():
+                if not isinstance(image_id, str):
+                    raise SchemaError(f"{self.uri}: image_id must be a string in every row, but one is {image_id!r}")
+                yield image_id
+
+    def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
+        """Yield key and categories; pixels are not read."""
+        for table in self._tables(["image_id", "annotations"], rows=4096):
+            if "annotations" not in table.column_names:
+                return
+            for row in table.to_pylist():
+                kept = (annotation for annotation in row["annotations"] or () if not annotation.get("iscrowd"))
+                yield row["image_id"], frozenset(annotation["category"] for annotation in kept)
+
+    def find(self, image_id: str) -> dict[str, Any] | None:
+        """Read the row of that key; pixels of other rows are skipped by row group where statistics allow."""
+        with storage_errors(self.uri):
+            fs, path = filesystem(self.uri)
+            table = pq.read_table(path, filesystem=fs, filters=[("image_id", "==", image_id)])
+        found: list[dict[str, Any]] = conform(table, IMAGES, self.uri).to_pylist()
+        return {**found[0], "error": None} if found else None
+
+    def _check_columns(self) -> None:
+        with _parquet(self.uri) as file:
+            empty = file.schema_arrow.empty_table()
+        conform(empty, IMAGES, self.uri)
+
+    def _tables(self, columns: Sequence[str], rows: int = ROWS_PER_TABLE) -> Iterator[pa.Table]:
+        with storage_errors(self.uri), _parquet(self.uri) as file:
+            present = [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=rows, columns=present):
+                yield pa.Table.from_batches([batch])
+
+
+def _parquet(uri: str) -> pq.ParquetFile:
+    fs, path = filesystem(uri)
+    with storage_errors(uri):
+        try:
+            return pq.ParquetFile(path, filesystem=fs, pre_buffer=True)
+        except pa.ArrowInvalid as error:
+            raise StorageError(f"{uri}: not a Parquet file ({error})") from error
+
+
+# --- WebDataset ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TarShard:
+    """One WebDataset tar: members of one sample share their name up to the first dot. It carries no annotations."""
+
+    name: str
+    uri: str
+
+    def read(self) -> Iterator[pa.Table]:
+        """Yield the rows, streaming through the tar once."""
+        rows: list[dict[str, Any]] = []
+        for image_id, file in self._members():
+            rows.append({"image_id": image_id, "image": file.read()})  # at once: the tar is a stream
+            if len(rows) == ROWS_PER_TABLE:
+                yield pa.Table.from_pylist(rows, schema=READ)
+                rows = []
+        if rows:
+            yield pa.Table.from_pylist(rows, schema=READ)
+
+    def image_ids(self) -> Iterator[str]:
+        """Yield the keys; a tar has no index, so its headers are walked."""
+        return (image_id for image_id, _ in self._members())
+
+    def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
+        """Yield nothing."""
+        return iter(())
+
+    def find(self, image_id: str) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
+        """Return None: there are no annotations to look at."""
+        return None
+
+    def _members(self) -> Iterator[tuple[str, IO[bytes]]]:
+        fs, path = filesystem(self.uri)
+        with storage_errors(self.uri):
+            try:
+                with fs.open(path, "rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
+                    for member in tar:
+                        folder, _, file_name = member.name.rpartition("/")
+                        stem, _, suffix = file_name.partition(".")
+                        file = tar.extractfile(member) if f".{suffix.lower()}" in IMAGE_SUFFIXES else None
+                        if file is not None:
+                            key = f"{folder}/{stem}" if folder else stem
+                            yield f"{self.name}/{key}", file
+            except tarfile.TarError as error:
+                raise StorageError(f"{self.uri}: not a readable tar ({error})") from error

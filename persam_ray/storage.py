@@ -1,0 +1,213 @@
+"""Everything that touches a path or a URL, through fsspec: local paths, s3://, and whatever fsspec knows.
+
+Credentials and endpoints come from the environment, as for every S3 tool (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
+Writes are atomic: a reader finds a whole file or none.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from botocore.exceptions import BotoCoreError
+from fsspec.core import url_to_fs
+
+
+class StorageError(OSError):
+    """A path or URL cannot be read or written; the message names it and says why in one line."""
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return fsspec's filesystem and the path on it.
+
+    Raises:
+        StorageError: The protocol is unknown.
+    """
+    try:
+        fs, path = url_to_fs(os.path.expanduser(uri) if "://" not in uri else uri)  # noqa: PTH111 - URLs are no Paths
+    except (ValueError, ImportError) as error:
+        raise StorageError(f"{uri}: {error}") from error
+    return fs, path
+
+
+def join(uri: str, *parts: str) -> str:
+    """Return the URI of something below another."""
+    return "/".join([uri.rstrip("/") or "/", *(part.strip("/") for part in parts)])
+
+
+def base_name(uri: str) -> str:
+    """Return the last part of a URI."""
+    return uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+@contextmanager
+def storage_errors(uri: str) -> Iterator[None]:
+    """Turn what a filesystem raises into a StorageError of one line that names the URI."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileNotFoundError as error:
+        raise StorageError(f"{uri}: not found{_detail(error)}") from error
+    except PermissionError as error:
+        raise StorageError(f"{uri}: access denied{_detail(error)}") from error
+    except (OSError, BotoCoreError) as error:
+        raise StorageError(f"{uri}: {_one_line(error)}") from error
+
+
+def read_bytes(uri: str) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    with storage_errors(uri):
+        fs, path = filesystem(uri)
+        content: bytes = fs.cat_file(path)
+        return content
+
+
+def read_many(uris: Sequence[str]) -> list[bytes | StorageError]:
+    """Return the content of files of one filesystem, fetched together; where one fails, its error in its place."""
+    if not uris:
+        return []
+    fs, _ = filesystem(uris[0])
+    paths = [filesystem(uri)[1] for uri in uris]
+    found = fs.cat(paths, on_error="return") if len(paths) > 1 else {paths[0]: _cat_one(fs, paths[0])}
+    return [_content(found.get(path, FileNotFoundError()), uri) for path, uri in zip(paths, uris, strict=True)]
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Write a file whole: on object stores by one put, elsewhere under another name and then renamed.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    with storage_errors(uri):
+        fs, path = filesystem(uri)
+        if not _is_local(fs):
+            fs.pipe_file(path, content)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            partial.write_bytes(content)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_json(uri: str, value: object) -> None:
+    """Write a value as indented JSON."""
+    write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(uri: str) -> Any:
+    """Return a JSON file's value.
+
+    Raises:
+        StorageError: It cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(read_bytes(uri))
+    except ValueError as error:
+        raise StorageError(f"{uri}: not valid JSON ({error})") from error
+
+
+def exists(uri: str) -> bool:
+    """Tell whether a file, folder or prefix exists."""
+    with storage_errors(uri):
+        fs, path = filesystem(uri)
+        return bool(fs.exists(path))
+
+
+def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
+    """Return the files below a folder or prefix (or the file itself), as paths relative to it, sorted.
+
+    Args:
+        uri: A folder, prefix or file.
+        suffixes: Keep only names that end so, in lower case; empty keeps all. Hidden names (`.x`, `_x`) are left out.
+
+    Raises:
+        StorageError: Nothing is there, or it cannot be listed.
+    """
+    with storage_errors(uri):
+        fs, path = filesystem(uri)
+        fs.invalidate_cache()
+        if fs.isfile(path):
+            return [base_name(path)]
+        if _is_local(fs) and not Path(path).is_dir():
+            raise FileNotFoundError(f"no such folder: {path}")
+        if not _is_local(fs):
+            _check_bucket(fs, path)
+        root = path.rstrip("/") + "/"
+        relative = [found.removeprefix(root) for found in fs.find(path)]
+    kept = (name for name in relative if not any(part.startswith((".", "_")) for part in name.split("/")))
+    return sorted(name for name in kept if not suffixes or name.lower().endswith(tuple(suffixes)))
+
+
+def remove(uri: str) -> None:
+    """Remove a file, or a folder or prefix with all below it, if it exists."""
+    with storage_errors(uri):
+        fs, path = filesystem(uri)
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+        fs.invalidate_cache()
+
+
+def check_writable(uri: str) -> None:
+    """Write and remove a small file below a URI.
+
+    Raises:
+        StorageError: That is not possible.
+    """
+    probe = join(uri, f".write-probe-{uuid.uuid4().hex[:8]}")
+    try:
+        write_bytes(probe, b"")
+        remove(probe)
+    except StorageError as error:
+        raise StorageError(f"{uri}: cannot be written ({error})") from error
+
+
+def _check_bucket(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    """Raise FileNotFoundError where the bucket itself is missing: an empty listing would hide it."""
+    bucket = path.split("/", 1)[0]
+    if not fs.exists(path) and not fs.exists(bucket):
+        raise FileNotFoundError(f"the bucket {bucket!r} does not exist")
+
+
+def _cat_one(fs: fsspec.AbstractFileSystem, path: str) -> bytes | Exception:
+    try:
+        content: bytes = fs.cat_file(path)
+    except (OSError, BotoCoreError) as error:
+        return error
+    return content
+
+
+def _content(found: bytes | Exception, uri: str) -> bytes | StorageError:
+    if isinstance(found, bytes):
+        return found
+    try:
+        with storage_errors(uri):
+            raise found
+    except StorageError as error:
+        return error
+
+
+def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return "file" in protocols
+
+
+def _detail(error: OSError) -> str:
+    text = _one_line(error)
+    return f" ({text})" if text and text != type(error).__name__ else ""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())

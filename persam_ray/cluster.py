@@ -42,16 +42,31 @@ SCAN_TASKS = 64
 def session() -> Iterator[None]:
     """Join the cluster this runs on, or start a local one; leave no process behind, whatever happens."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else every actor of Ray Data warns of its own arguments
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray warns of how Ray Data makes its own actors
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray 2.60's coming default; silences its warning
     previous = signal.signal(signal.SIGTERM, _exit_on_signal)  # so that a scheduler's stop runs the `finally` too
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        with _native_stderr_closed():
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         _quiet_ray_data()
         yield
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _native_stderr_closed() -> Iterator[None]:
+    """Keep Ray's C++ start-up lines (that it read the log level) off the terminal; exceptions come through."""
+    kept = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 def _exit_on_signal(number: int, _frame: FrameType | None) -> None:

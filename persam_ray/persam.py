@@ -155,8 +155,8 @@ def attention_guidance(
     """
     maps = []
     for grid_hw, image_hw, frame in zip(similarity_bhw, similarities, frames, strict=True):
-        mean, std = image_hw.mean(), image_hw.std()
-        std = std if std > 0 else torch.ones_like(std)  # a constant map (a 1 x 1 photo): no cell stands out
+        mean, std = image_hw.mean(), image_hw.std() if image_hw.numel() > 1 else image_hw.new_zeros(())
+        std = std if std > 0 else torch.ones_like(std)  # a constant map: no cell stands out
         if guidance == "official":
             z_hw = (image_hw - mean) / std
             z_hw = F.interpolate(z_hw[None, None], sam.grid_hw, mode="bilinear", align_corners=False)[0, 0]

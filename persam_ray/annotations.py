@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
+from persam_ray.images import MAX_PIXELS, open_image
 from persam_ray.masks import check_rle, encode_rle, rle_object, tight_box
 from persam_ray.schema import annotation_row
 from persam_ray.types import BoolArray
@@ -20,6 +19,9 @@ DEEPFASHION_CATEGORIES = (
     "earrings", "tie",
 )  # fmt: skip
 """The classes of DeepFashion-MultiModal's `segm` maps, by index."""
+
+MAX_COORDINATE_PX = 100_000
+"""Points of a polygon may lie outside the image, but not farther than this: drawing takes memory for every pixel."""
 
 
 class BadAnnotationError(ValueError):
@@ -36,7 +38,7 @@ def from_index_map(encoded: bytes) -> tuple[list[dict[str, Any]], tuple[int, int
         BadAnnotationError: Not a single-channel image of class indices.
     """
     try:
-        index_hw = np.asarray(Image.open(io.BytesIO(encoded)))
+        index_hw = np.asarray(open_image(encoded))
     except Exception as error:  # Pillow raises many types for damaged files
         raise BadAnnotationError(f"the segm map cannot be read: {error}") from error
     if index_hw.ndim != 2 or index_hw.dtype.kind not in "ui" or index_hw.max() >= len(DEEPFASHION_CATEGORIES):
@@ -67,23 +69,35 @@ def from_coco(
     Raises:
         BadAnnotationError: One of them is malformed, or of another size than the image; the message has its id.
     """
-    rows = []
-    for annotation in annotations:
-        name = f"annotation {annotation.get('id', '?')}"
-        if annotation.get("category_id") not in category_names:
-            raise BadAnnotationError(f"{name}: category_id {annotation.get('category_id')!r} is not in `categories`")
-        rle = _coco_rle(annotation.get("segmentation"), size_hw, name)
-        coded = rle_object(rle, size_hw)
-        rows.append(
-            annotation_row(
-                category_names[annotation["category_id"]],
-                rle,
-                bbox_xywh=annotation.get("bbox") or coco_mask.toBbox(coded).tolist(),
-                area=float(annotation.get("area") or coco_mask.area(coded)),
-                iscrowd=bool(annotation.get("iscrowd", 0)),
-            )
+    if min(size_hw) < 1 or size_hw[0] * size_hw[1] > MAX_PIXELS:
+        raise BadAnnotationError(
+            f"the annotations give the image a size of {size_hw[1]} x {size_hw[0]} pixels; allowed are 1 to "
+            f"{MAX_PIXELS / 1e6:.0f} megapixels"
         )
-    return rows
+    return [_from_coco_annotation(annotation, category_names, size_hw) for annotation in annotations]
+
+
+def _from_coco_annotation(
+    annotation: Mapping[str, Any], category_names: Mapping[int, str], size_hw: tuple[int, int]
+) -> dict[str, Any]:
+    name = f"annotation {annotation.get('id', '?')}"
+    category_id = annotation.get("category_id")
+    if not isinstance(category_id, (int, float)) or category_id not in category_names:
+        raise BadAnnotationError(f"{name}: category_id {category_id!r} is not in `categories`")
+    rle = _coco_rle(annotation.get("segmentation"), size_hw, name)
+    coded = rle_object(rle, size_hw)
+    try:
+        x, y, width, height = map(float, annotation.get("bbox") or coco_mask.toBbox(coded))
+        area = float(annotation.get("area") or coco_mask.area(coded))
+    except (TypeError, ValueError) as error:
+        raise BadAnnotationError(f"{name}: `bbox` must be four numbers and `area` one ({error})") from error
+    return annotation_row(
+        category_names[int(category_id)],
+        rle,
+        bbox_xywh=(x, y, width, height),
+        area=area,
+        iscrowd=bool(annotation.get("iscrowd", 0)),
+    )
 
 
 def category_mask(annotations: Sequence[Mapping[str, Any]], category: str, size_hw: tuple[int, int]) -> BoolArray:
@@ -115,17 +129,27 @@ def category_rle(
     return merged
 
 
-def check_annotations(annotations: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) -> None:
-    """Raise BadAnnotationError unless every mask is a valid run-length string over (h, w)."""
-    for row in annotations:
-        _checked(row["rle"], size_hw, f"annotation of {row['category']!r}")
+def check_truth(row: Mapping[str, Any], size_hw: tuple[int, int]) -> None:
+    """Raise BadAnnotationError unless the annotations of an IMAGES row are valid masks over its photo's own (h, w)."""
+    if row["annotations"] is None:
+        return
+    stated_hw = (row["height"] or size_hw[0], row["width"] or size_hw[1])
+    if stated_hw != size_hw:
+        raise BadAnnotationError(
+            f"the annotations are for an image of {stated_hw[1]} x {stated_hw[0]} pixels, but the photo is "
+            f"{size_hw[1]} x {size_hw[0]}"
+        )
+    for annotation in row["annotations"]:
+        if annotation is None or annotation["category"] is None or annotation["rle"] is None:
+            raise BadAnnotationError(f"an annotation lacks its category or its mask: {annotation!r:.80}")
+        _checked(annotation["rle"], size_hw, f"annotation of {annotation['category']!r}")
 
 
 def _coco_rle(segmentation: object, size_hw: tuple[int, int], name: str) -> str:
     height, width = size_hw
     try:
         if isinstance(segmentation, list) and segmentation:
-            coded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+            coded = coco_mask.merge(coco_mask.frPyObjects(_polygons(segmentation, name), height, width))
         elif isinstance(segmentation, dict):
             if list(segmentation.get("size", ())) != [height, width]:
                 raise BadAnnotationError(
@@ -141,6 +165,22 @@ def _coco_rle(segmentation: object, size_hw: tuple[int, int], name: str) -> str:
     except Exception as error:  # pycocotools raises bare Exception, TypeError, IndexError, ...
         raise BadAnnotationError(f"{name}: `segmentation` is malformed ({error})") from error
     return _checked(coded["counts"].decode("ascii"), size_hw, name)
+
+
+def _polygons(segmentation: Sequence[Any], name: str) -> list[list[float]]:
+    """Return the polygons that enclose something, checked: on NaN or far points pycocotools ends the process."""
+    kept = []
+    for polygon in segmentation:
+        xy = np.asarray(polygon, dtype=np.float64)
+        if xy.ndim != 1 or len(xy) % 2 or not (np.abs(xy) <= MAX_COORDINATE_PX).all():
+            raise BadAnnotationError(
+                f"{name}: a polygon must be x, y, x, y, ... within {MAX_COORDINATE_PX} pixels, but is {polygon!r:.80}"
+            )
+        if len(xy) >= 6:  # one or two points enclose nothing
+            kept.append(xy.tolist())
+    if not kept:
+        raise BadAnnotationError(f"{name}: no polygon of three points or more: {segmentation!r:.80}")
+    return kept
 
 
 def _checked(rle: str, size_hw: tuple[int, int], name: str) -> str:

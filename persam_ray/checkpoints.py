@@ -5,6 +5,7 @@ code from it.
 import hashlib
 import json
 import pickle
+import re
 import struct
 import tempfile
 from collections.abc import Mapping
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 import pooch
 
-from persam_ray.sam_build import Checkpoint, CheckpointError
-from persam_ray.storage import StorageError, exists, filesystem, storage_errors
+from persam_ray.storage import StorageError, exists, filesystem, is_local, storage_errors
+from persam_ray.types import Checkpoint, CheckpointError
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def read_checkpoint(uri: str) -> Checkpoint:
     fs, path = filesystem(uri)
     with tempfile.TemporaryDirectory() as folder, storage_errors(uri):
         local = Path(path)
-        if not local.is_file():
+        if not is_local(fs):
             local = Path(folder) / "checkpoint"
             fs.get_file(path, str(local))
         with local.open("rb") as file:
@@ -104,9 +105,9 @@ def _safetensors_metadata(path: Path) -> dict[str, str] | None:
             return None
         try:
             header = json.loads(b"{" + file.read(size - 1))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
-    return {str(key): str(value) for key, value in header.get("__metadata__", {}).items()}
+    return {str(key): str(value) for key, value in (header.get("__metadata__") or {}).items()}
 
 
 def _read_safetensors(path: Path, uri: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -122,20 +123,24 @@ def _read_safetensors(path: Path, uri: str) -> dict[str, np.ndarray[Any, Any]]:
 def _read_torch(path: Path, uri: str) -> dict[str, np.ndarray[Any, Any]]:
     import torch
 
+    with path.open("rb") as file:
+        start = file.read(8)
+    if not start.startswith((b"PK", b"\x80")):  # a zip or a pickle
+        raise CheckpointError(f"{uri}: neither a PyTorch nor a safetensors checkpoint (it starts with {start!r})")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)  # unpickles tensors, never code
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{uri}: holds more than tensors, and is refused: {str(error).splitlines()[0]}"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{uri}: neither a PyTorch nor a safetensors checkpoint ({error})") from error
+    except pickle.UnpicklingError as error:  # its text recommends weights_only=False
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" (it names {named[1]})" if named else ""
+        raise CheckpointError(f"{uri}: holds more than tensors{what}, and is refused") from error
+    except Exception as error:  # of a damaged file torch raises many types
+        raise CheckpointError(f"{uri}: not a readable PyTorch checkpoint ({str(error).split('. ')[0]})") from error
     for key in ("model", "state_dict"):  # training scripts wrap the weights
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{uri}: holds a {type(content).__name__}, not a mapping of names to tensors")
-    tensors = {name.removeprefix("module."): value for name, value in content.items() if torch.is_tensor(value)}
+    tensors = {str(name).removeprefix("module."): value for name, value in content.items() if torch.is_tensor(value)}
     return _to_numpy(tensors)
 
 
@@ -144,5 +149,6 @@ def _to_numpy(tensors: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
     import torch
 
     return {
-        name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for name, tensor in tensors.items()
+        name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+        for name, tensor in tensors.items()
     }

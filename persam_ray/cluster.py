@@ -24,9 +24,8 @@ from persam_ray.datasets import Dataset, DatasetError, key_hashes, repeated_hash
 from persam_ray.shards import Shard
 
 if TYPE_CHECKING:
-    from persam_ray.sam_build import Checkpoint
     from persam_ray.stages import SegmentOptions
-    from persam_ray.types import Reference, Target
+    from persam_ray.types import Checkpoint, Reference, Target
 
 BLOCK_BYTES = 32 * 2**20
 """Decoded photos travel in blocks of this size: 40 at 512 pixels, 13 at 1024. Ray's own 128 MiB would let the first
@@ -228,7 +227,8 @@ def load_checkpoint(uri: str) -> tuple[ray.ObjectRef[Checkpoint], str, int]:
 
 def _read_checked(uri: str) -> tuple[Checkpoint, str, int]:
     from persam_ray.checkpoints import read_checkpoint
-    from persam_ray.sam_build import CheckpointError, build_modules
+    from persam_ray.sam_build import build_modules
+    from persam_ray.types import CheckpointError
 
     checkpoint = read_checkpoint(uri)
     try:

@@ -6,13 +6,16 @@ alike, and the command line wins.
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, get_origin, get_type_hints
 
 import tyro
 import yaml
 
 from persam_ray.config import ConfigError, JobConfig
 from persam_ray.storage import read_bytes
+
+NULL = ("", "~", "null", "Null", "NULL")
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 
@@ -24,35 +27,45 @@ def parse(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT:
         ConfigError: An option has a value that is not allowed, or the YAML file is not a mapping of options.
         SystemExit: `--help`, or an unknown option (status 2, with a message).
     """
-    return tyro.cli(config_class, args=[*_from_yaml(arguments), *arguments], config=(tyro.conf.FlagCreatePairsOff,))
+    flags = _from_yaml(config_class, arguments)
+    return tyro.cli(config_class, args=[*flags, *arguments], config=(tyro.conf.FlagCreatePairsOff,))
 
 
-def _from_yaml(arguments: Sequence[str]) -> list[str]:
+def _from_yaml(config_class: type[JobConfig], arguments: Sequence[str]) -> list[str]:
     uri = _config_argument(arguments)
     if uri is None:
         return []
     try:
-        content = yaml.safe_load(read_bytes(uri)) or {}
+        content = yaml.load(read_bytes(uri), Loader=yaml.BaseLoader) or {}  # all text: the category `no` is no boolean
     except yaml.YAMLError as error:
         raise ConfigError(f"--config {uri}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {uri}: must be a mapping of option names to values, but is {content!r:.60}")
+    allowed = {"--" + name.replace("_", "-"): kind for name, kind in get_type_hints(config_class).items()}
+    del allowed["--config"]
     given = {argument.split("=", 1)[0].replace("_", "-") for argument in arguments if argument.startswith("--")}
     flags: list[str] = []
     for key, value in content.items():
         flag = "--" + str(key).replace("_", "-")
+        if flag not in allowed:
+            raise ConfigError(f"--config {uri}: unknown option {key!r}; allowed are {', '.join(allowed)}")
         if flag not in given:
-            flags += _flags(flag, value)
+            flags += _flags(uri, flag, value, allowed[flag])
     return flags
 
 
-def _flags(flag: str, value: object) -> list[str]:
-    if value is None or value is False:
+def _flags(uri: str, flag: str, value: object, kind: object) -> list[str]:
+    """Return what stands for a YAML value on the command line; nothing for null, which leaves the default."""
+    if value in NULL:
         return []
-    if value is True:
-        return [flag]
-    values = value if isinstance(value, list) else [value]
-    return [text for item in values for text in (flag, str(item))]
+    if kind is bool:
+        if str(value).lower() not in BOOLEANS:
+            raise ConfigError(f"--config {uri}: {flag} must be true or false, but is {value!r:.60}")
+        return [flag] if BOOLEANS[str(value).lower()] else []
+    values = value if isinstance(value, list) and get_origin(kind) is tuple else [value]
+    if not all(isinstance(item, str) for item in values):
+        raise ConfigError(f"--config {uri}: {flag} must be one value (or a list, if it repeats), but is {value!r:.60}")
+    return [f"{flag}={item}" for item in values]
 
 
 def _config_argument(arguments: Sequence[str]) -> str | None:
@@ -74,6 +87,6 @@ def run_job(job: Callable[[ConfigT], None], config_class: type[ConfigT]) -> None
         from persam_ray.cluster import cause_of
 
         cause = cause_of(error)
-        if isinstance(cause, (ValueError, OSError)) and type(cause).__module__.startswith("persam_ray"):
+        if isinstance(cause, (ConfigError, ValueError, OSError)) and type(cause).__module__.startswith("persam_ray"):
             sys.exit(f"error: {' '.join(str(cause).split())}")
         raise

@@ -14,8 +14,11 @@ Method = Literal["persam", "persam_f"]
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
-class ConfigError(ValueError):
-    """An option is wrong; the message names it and says what is allowed."""
+class ConfigError(Exception):
+    """An option is wrong; the message names it and says what is allowed.
+
+    Not a ValueError: tyro catches those, and would break the message over the lines of a box.
+    """
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class JobConfig:
 
     config: str | None = dataclasses.field(default=None, kw_only=True)
     """YAML file (path or URL) with any of these options; the command line wins over it."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "output"):  # an unset variable of a shell would mean the current folder
+            _require(getattr(self, name, None) != "", f"--{name} must not be empty")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for the manifest."""
@@ -92,6 +99,7 @@ class LabelConfig(JobConfig):
     """Remove an earlier run at --output first; without it, a run that is there already is an error."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(
             bool(self.reference) != bool(self.references), "give --reference CATEGORY=IMAGE,MASK or --references URI"
         )
@@ -136,6 +144,7 @@ class ShardConfig(JobConfig):
     """Remove what is at --output first."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_between("--images-per-shard", self.images_per_shard, 1, 10_000)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from persam_ray.annotations import BadAnnotationError, category_mask
+from persam_ray.annotations import BadAnnotationError, category_mask, check_truth
 from persam_ray.images import IMAGE_SUFFIXES, BadImageError, decode_image
 from persam_ray.shards import CocoTruth, FileShard, ImageFile, ParquetShard, Shard, TarShard
 from persam_ray.storage import base_name, exists, join, list_files, read_json
@@ -89,28 +89,25 @@ def _what(dataset_format: str) -> str:
 
 
 def _file_uri(uri: str, name: str) -> str:
-    """Return a listed file's URI; a single file is listed as its own name."""
-    return (
-        uri
-        if base_name(uri) == name and name.lower().endswith((".parquet", ".tar", *IMAGE_SUFFIXES))
-        else join(uri, name)
-    )
+    """Return a listed file's URI; a single file is listed as its own name (as is `a.jpg` in a folder `a.jpg`)."""
+    below = join(uri, name)
+    return uri if base_name(uri) == name and not exists(below) else below
 
 
 def _parquet(uri: str, names: Sequence[str]) -> Dataset:
-    kept = [name for name in names if name.endswith(".parquet")]
+    kept = [name for name in names if name.lower().endswith(".parquet")]
     return Dataset(uri, "parquet", tuple(ParquetShard(_file_uri(uri, name)) for name in kept), None)
 
 
 def _webdataset(uri: str, names: Sequence[str]) -> Dataset:
-    kept = [name for name in names if name.endswith(".tar")]
-    shards = tuple(TarShard(name.removesuffix(".tar"), _file_uri(uri, name)) for name in kept)
+    kept = [name for name in names if name.lower().endswith(".tar")]
+    shards = tuple(TarShard(name[: -len(".tar")], _file_uri(uri, name)) for name in kept)
     return Dataset(uri, "webdataset", shards, None)
 
 
 def _folder(uri: str, names: Sequence[str]) -> Dataset:
     kept = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    return _of_files(uri, "folder", [ImageFile(name, _file_uri(uri, name)) for name in kept])
+    return _of_files(uri, "folder", [ImageFile(_key(name), _file_uri(uri, name)) for name in kept])
 
 
 def _deepfashion(uri: str, names: Sequence[str]) -> Dataset:
@@ -120,8 +117,13 @@ def _deepfashion(uri: str, names: Sequence[str]) -> Dataset:
         if name.startswith("images/") and name.lower().endswith(IMAGE_SUFFIXES):
             key = name.removeprefix("images/")
             segm = f"segm/{key[: key.rfind('.')]}_segm.png"
-            files.append(ImageFile(key, join(uri, name), join(uri, segm) if segm in maps else None))
+            files.append(ImageFile(_key(key), join(uri, name), join(uri, segm) if segm in maps else None))
     return _of_files(uri, "deepfashion", files)
+
+
+def _key(name: str) -> str:
+    """Return a file's name as text that Arrow can hold: what is not UTF-8 in it becomes an escape."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _of_files(uri: str, dataset_format: Format, files: Sequence[ImageFile]) -> Dataset:
@@ -149,11 +151,12 @@ def _coco(uri: str, annotations: str | None) -> Dataset:
         images = [
             (str(row["file_name"]), (int(row["height"]), int(row["width"])), row["id"]) for row in content["images"]
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"{json_uri}: not a COCO instances file ({type(error).__name__}: {error})") from error
     if not images:
         raise DatasetError(f"{json_uri}: lists no images")
-    _check_unique((file_name for file_name, _, _ in images), json_uri)
+    _check_unique((file_name for file_name, _, _ in images), f"{json_uri}: two images have the file_name")
+    _check_unique((identity for _, _, identity in images), f"{json_uri}: two images have the id")
     root = uri if annotations else _coco_image_root(json_uri, images[0][0])
     files = [
         ImageFile(file_name, join(root, file_name), CocoTruth(size_hw, tuple(by_image[identity]), names))
@@ -224,12 +227,12 @@ def repeated_key(shards: Iterable[Shard], suspects: Iterable[int]) -> str | None
     return None
 
 
-def _check_unique(image_ids: Iterable[str], where: str) -> None:
-    seen: set[str] = set()
-    for image_id in image_ids:
-        if image_id in seen:
-            raise DatasetError(f"{where}: two rows have the image_id {image_id!r}; keys must be unique")
-        seen.add(image_id)
+def _check_unique(keys: Iterable[Any], complaint: str) -> None:
+    seen: set[Any] = set()
+    for key in keys:
+        if key in seen:
+            raise DatasetError(f"{complaint} {key!r}")
+        seen.add(key)
 
 
 # --- references ------------------------------------------------------------------------------------------------------
@@ -291,7 +294,8 @@ def _reference(row: dict[str, Any], category: str) -> Reference:
         if row["error"]:
             raise BadReferenceError(row["error"])
         image_hw3 = decode_image(row["image"] or b"")
-        size_hw = (row["height"] or image_hw3.shape[0], row["width"] or image_hw3.shape[1])
+        size_hw = (image_hw3.shape[0], image_hw3.shape[1])
+        check_truth(row, size_hw)
         return Reference(category, image_hw3, category_mask(row["annotations"] or [], category, size_hw))
     except (BadReferenceError, BadImageError, BadAnnotationError) as error:
         raise BadReferenceError(f"reference {row['image_id']!r}: {error}") from error

@@ -7,12 +7,25 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from persam_ray.types import BoolArray, ByteArray, as_binary_mask
 
 MAX_PIXELS = 2**27
 """Photos of more pixels (134 megapixels: 400 MB as RGB) are refused by their header, before decoding."""
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own guard, which does not say the size
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
@@ -34,9 +47,8 @@ def decode_image(encoded: bytes) -> ByteArray:
         raise BadImageError("the file is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large sizes and odd EXIF: ours is the limit below
-            image = _open(encoded)
-            return np.asarray(_as_rgb(ImageOps.exif_transpose(image)))
+            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF
+            return np.asarray(_as_rgb(_upright(open_image(encoded))))
     except BadImageError:
         raise
     except Exception as error:  # Pillow's decoders raise many types (OSError, SyntaxError, struct.error, ...)
@@ -44,17 +56,28 @@ def decode_image(encoded: bytes) -> ByteArray:
 
 
 def decode_mask(encoded: bytes) -> BoolArray:
-    """Return a mask image as (h, w) bool: True where any channel but alpha is not zero, or the palette index is not.
+    """Return a mask image as (h, w) bool, upright by its EXIF orientation as its photo is.
+
+    True where any channel is not zero, or the palette index is not; never where alpha is zero. Of a JPEG, whose
+    compression leaves specks of gray in the background, what is brighter than half of its brightest sample.
 
     Raises:
-        BadImageError: Not an image.
+        BadImageError: Not an image, or more than MAX_PIXELS.
     """
     try:
-        image = Image.open(io.BytesIO(encoded))
-        samples = np.asarray(image.convert(image.mode.rstrip("Aa")) if image.mode in {"LA", "RGBA"} else image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = open_image(encoded)
+            is_jpeg = image.format in {"JPEG", "MPO"}
+            image = _upright(image)
+            samples = np.asarray(image)
+    except BadImageError:
+        raise
     except Exception as error:
         raise BadImageError(_reason(error, encoded)) from error
-    return as_binary_mask(samples)
+    if image.mode in {"LA", "RGBA"}:
+        return as_binary_mask(samples[..., :-1]) & (samples[..., -1] > 0)
+    return as_binary_mask(samples > samples.max() / 2 if is_jpeg else samples)
 
 
 def resized_size_hw(original_hw: tuple[int, int], image_size_px: int) -> tuple[int, int]:
@@ -65,19 +88,31 @@ def resized_size_hw(original_hw: tuple[int, int], image_size_px: int) -> tuple[i
 
 
 def resize_longest_side(image_hw3: ByteArray, image_size_px: int) -> ByteArray:
-    """Resize for SAM: Pillow's bilinear filter with antialiasing, as in the package; any number of channels."""
+    """Resize for SAM: Pillow's bilinear filter with antialiasing, as in the package."""
     height, width = resized_size_hw((image_hw3.shape[0], image_hw3.shape[1]), image_size_px)
     resized = Image.fromarray(image_hw3).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized)
 
 
-def _open(encoded: bytes) -> Image.Image:
+def open_image(encoded: bytes) -> Image.Image:
+    """Read a header; pixels are decoded later.
+
+    Raises:
+        BadImageError: More than MAX_PIXELS.
+    """
     image = Image.open(io.BytesIO(encoded))
     if image.width * image.height > MAX_PIXELS:
         raise BadImageError(
             f"{image.width} x {image.height} pixels is more than the {MAX_PIXELS / 1e6:.0f} megapixels allowed"
         )
     return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Undo the EXIF orientation; ImageOps.exif_transpose also rewrites the other tags, and fails where one is odd."""
+    image.load()  # Pillow turns TIFFs itself, and clears their tag, while loading
+    method = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if method is None else image.transpose(method)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -94,6 +129,4 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 def _reason(error: Exception, encoded: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"not an image that can be read ({len(encoded)} bytes, starting with {encoded[:8]!r})"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"more than the {MAX_PIXELS / 1e6:.0f} megapixels allowed"
     return f"the image is damaged: {error}"

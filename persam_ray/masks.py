@@ -39,6 +39,10 @@ def rle_runs(rle: str) -> list[int]:
 
     Each number is a little-endian chain of 6-bit groups (5 bits of value, 1 continues), offset by 48; from the
     third on, a difference to the number two before (pycocotools' `rleToString`).
+
+    Raises:
+        ValueError: The string is not of that form, or a number has more than 6 groups: pycocotools shifts 32-bit
+            integers and would read another number than this function.
     """
     runs: list[int] = []
     value, shift = 0, 0
@@ -46,6 +50,8 @@ def rle_runs(rle: str) -> list[int]:
         group = byte - 48
         if not 0 <= group < 64:
             raise ValueError(f"the character {chr(byte)!r} does not occur in COCO run-length strings")
+        if shift == 30:
+            raise ValueError("a number of the COCO run-length string is longer than 30 bits")
         value |= (group & 0x1F) << shift
         shift += 5
         if group & 0x20:
@@ -62,9 +68,12 @@ def rle_runs(rle: str) -> list[int]:
 def check_rle(rle: str, size_hw: tuple[int, int]) -> None:
     """Raise ValueError unless the string describes a mask of (h, w) exactly.
 
-    pycocotools itself does not look: it writes past its buffer, or leaves pixels unset.
+    pycocotools itself does not look: it writes past its buffer, leaves pixels unset, or (its intersections) stops at
+    a run of length 0.
     """
     runs = rle_runs(rle)
+    if 0 in runs[1:-1]:
+        raise ValueError("the COCO run-length string has a run of length 0 inside")
     if any(run < 0 for run in runs) or sum(runs) != size_hw[0] * size_hw[1]:
         raise ValueError(
             f"the run-length string covers {sum(runs)} pixels, but the mask is {size_hw[1]} x {size_hw[0]} "

@@ -43,12 +43,12 @@ def _watch_on_terminal(title: str, total: int, counts: Counts, ended: threading.
     started_s = time.monotonic()
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=total, line="")
-        while True:
+        is_last = False
+        while not is_last:
+            is_last = ended.wait(TERMINAL_INTERVAL_S)  # asked before the counts, so that the bar ends on the last ones
             done, failed = counts()
             line = progress_line(done, failed, total, time.monotonic() - started_s)
             bar.update(task, completed=done, line=line)
-            if ended.wait(TERMINAL_INTERVAL_S):
-                break
 
 
 def _watch_in_log(title: str, total: int, counts: Counts, ended: threading.Event) -> None:
@@ -60,7 +60,7 @@ def _watch_in_log(title: str, total: int, counts: Counts, ended: threading.Event
 def progress_line(done: int, failed: int, total: int, elapsed_s: float) -> str:
     """Return one line of progress, such as `120/240 images, 1 failed, 5.2 images/s, 0:23 left`."""
     rate = done / elapsed_s if elapsed_s > 0 else 0.0
-    left = clock((total - done) / rate) if rate > 0 else "--:--"
+    left = clock(max(0, total - done) / rate) if rate > 0 else "--:--"
     return f"{done}/{total} images, {failed} failed, {rate:.1f} images/s, {left} left"
 
 

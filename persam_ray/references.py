@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from persam_ray.config import LabelConfig, parse_reference
-from persam_ray.datasets import choose_references, load_reference, open_dataset
+from persam_ray.datasets import Format, choose_references, load_reference, open_dataset
 from persam_ray.images import BadImageError, decode_image, decode_mask
-from persam_ray.storage import read_bytes
+from persam_ray.storage import filesystem, read_bytes
 from persam_ray.types import BadReferenceError, Reference
 
 
@@ -47,13 +47,14 @@ def load_references(config: LabelConfig) -> ReferenceSet:
             category, image_uri, mask_uri = parse_reference(pair)
             by_category.setdefault(category, []).append(_read_pair(category, image_uri, mask_uri))
         return ReferenceSet(by_category)
-    dataset = open_dataset(config.references)
+    among_images = filesystem(config.references)[1] == filesystem(config.images)[1]
+    layout: tuple[Format, str | None] = (config.format, config.annotations) if among_images else ("auto", None)
+    dataset = open_dataset(config.references, *layout)
     chosen = choose_references(dataset, config.category, config.chosen_ids)
     loaded = {
         category: [load_reference(dataset, image_id, category) for image_id in image_ids]
         for category, image_ids in chosen.items()
     }
-    among_images = config.references.rstrip("/") == config.images.rstrip("/")
     seen = frozenset(image_id for image_ids in chosen.values() for image_id in image_ids)
     return ReferenceSet(loaded, seen if among_images else frozenset())
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from persam_ray.images import resized_size_hw
-from persam_ray.sam_build import Checkpoint, build_modules
+from persam_ray.sam_build import build_modules
 from persam_ray.sam_decoder import predict_masks
-from persam_ray.types import ByteArray, Frame, MaskCandidates, Points
+from persam_ray.types import ByteArray, Checkpoint, Frame, MaskCandidates, Points
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)

@@ -8,8 +8,8 @@ The prompt encoder and the mask decoder are `segment_anything`'s in all of them.
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,31 +23,13 @@ from timm.models.tiny_vit import TinyVit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from persam_ray.types import Checkpoint, CheckpointError, Tensors
+
 COMPACT_FORMAT = "persam-ray/compact-sam/1"
 MOBILE_SAM_IMAGE_SIZE_PX = 1024
 DECODER_HEADS = 8  # of every published SAM; the number leaves no trace in a tensor's shape
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-Tensors = Mapping[str, npt.NDArray[np.generic]]
-
-
-class CheckpointError(ValueError):
-    """The file is not a SAM checkpoint of a known layout; the message says what was found."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The content of a checkpoint file.
-
-    Attributes:
-        tensors: Name to array, as stored.
-        metadata: The header's text fields (safetensors only).
-        fingerprint: `sha256:...` of the file, for the manifest.
-    """
-
-    tensors: Tensors
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ says so.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from functools import partial
+from typing import IO, Any, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +22,7 @@ from persam_ray.schema import IMAGES, READ, SchemaError, conform
 from persam_ray.storage import StorageError, filesystem, read_many, storage_errors
 
 ROWS_PER_TABLE = 16
+KEYS_AND_ANNOTATIONS = pa.schema([IMAGES.field("image_id"), IMAGES.field("annotations")])
 
 
 class Shard(Protocol):
@@ -161,27 +164,40 @@ class ParquetShard:
         """
         self._check_columns()
         for table in self._tables(["image_id"], rows=65_536):
-            for image_id in table["image_id"].to_pylist():
-                if not isinstance(image_id, str):
-                    raise SchemaError(f"{self.uri}: image_id must be a string in every row, but one is {image_id!r}")
-                yield image_id
+            yield from self._keys(table)
 
     def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
-        """Yield key and categories; pixels are not read."""
+        """Yield key and categories; pixels are not read.
+
+        Raises:
+            SchemaError: The file lacks a column or has one of another type, or a key is null.
+        """
+        self._check_columns()
         for table in self._tables(["image_id", "annotations"], rows=4096):
-            if "annotations" not in table.column_names:
-                return
-            for row in table.to_pylist():
-                kept = (annotation for annotation in row["annotations"] or () if not annotation.get("iscrowd"))
-                yield row["image_id"], frozenset(annotation["category"] for annotation in kept)
+            column = conform(table, KEYS_AND_ANNOTATIONS, self.uri)["annotations"].to_pylist()
+            for image_id, rows in zip(self._keys(table), column, strict=True):
+                kept = (row["category"] for row in rows or () if row and row["category"] and not row["iscrowd"])
+                yield image_id, frozenset(kept)
 
     def find(self, image_id: str) -> dict[str, Any] | None:
-        """Read the row of that key; pixels of other rows are skipped by row group where statistics allow."""
-        with storage_errors(self.uri):
-            fs, path = filesystem(self.uri)
-            table = pq.read_table(path, filesystem=fs, filters=[("image_id", "==", image_id)])
-        found: list[dict[str, Any]] = conform(table, IMAGES, self.uri).to_pylist()
-        return {**found[0], "error": None} if found else None
+        """Read the row of that key; pixels of other row groups are not read."""
+        with storage_errors(self.uri), _parquet(self.uri) as file:
+            for group in range(file.num_row_groups):
+                if image_id not in file.read_row_group(group, ["image_id"])["image_id"].to_pylist():
+                    continue
+                for batch in file.iter_batches(ROWS_PER_TABLE, [group]):
+                    keys = batch["image_id"].to_pylist()
+                    if image_id in keys:
+                        found = pa.Table.from_batches([batch.slice(keys.index(image_id), 1)])
+                        row: dict[str, Any] = conform(found, IMAGES, self.uri).to_pylist()[0]
+                        return row | {"error": None}
+        return None
+
+    def _keys(self, table: pa.Table) -> Iterator[str]:
+        for image_id in table["image_id"].to_pylist():
+            if not isinstance(image_id, str):
+                raise SchemaError(f"{self.uri}: image_id must be a string in every row, but one is {image_id!r}")
+            yield image_id
 
     def _check_columns(self) -> None:
         with _parquet(self.uri) as file:
@@ -217,8 +233,8 @@ class TarShard:
     def read(self) -> Iterator[pa.Table]:
         """Yield the rows, streaming through the tar once."""
         rows: list[dict[str, Any]] = []
-        for image_id, file in self._members():
-            rows.append({"image_id": image_id, "image": file.read()})  # at once: the tar is a stream
+        for image_id, read in self._members():
+            rows.append({"image_id": image_id, "image": read()})  # at once: the tar is a stream
             if len(rows) == ROWS_PER_TABLE:
                 yield pa.Table.from_pylist(rows, schema=READ)
                 rows = []
@@ -237,17 +253,44 @@ class TarShard:
         """Return None: there are no annotations to look at."""
         return None
 
-    def _members(self) -> Iterator[tuple[str, IO[bytes]]]:
+    def _members(self) -> Iterator[tuple[str, Callable[[], bytes]]]:
+        """Yield the key of each photo and what reads it."""
         fs, path = filesystem(self.uri)
+        with (
+            self._tar_errors(),
+            fs.open(path, "rb") as raw,
+            # what is not UTF-8 in a name becomes an escape: Arrow's strings are UTF-8
+            tarfile.open(fileobj=raw, mode="r|*", tarinfo=_WholeTar, errors="backslashreplace") as tar,
+        ):
+            for member in tar:
+                folder, _, file_name = member.name.rpartition("/")
+                stem, _, suffix = file_name.partition(".")
+                file = tar.extractfile(member) if f".{suffix.lower()}" in IMAGE_SUFFIXES else None
+                if file is not None:
+                    key = f"{folder}/{stem}" if folder else stem
+                    yield f"{self.name}/{key}", partial(self._content, file)
+
+    def _content(self, file: IO[bytes]) -> bytes:
+        with self._tar_errors():
+            return file.read()
+
+    @contextmanager
+    def _tar_errors(self) -> Iterator[None]:
         with storage_errors(self.uri):
             try:
-                with fs.open(path, "rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
-                    for member in tar:
-                        folder, _, file_name = member.name.rpartition("/")
-                        stem, _, suffix = file_name.partition(".")
-                        file = tar.extractfile(member) if f".{suffix.lower()}" in IMAGE_SUFFIXES else None
-                        if file is not None:
-                            key = f"{folder}/{stem}" if folder else stem
-                            yield f"{self.name}/{key}", file
+                yield
             except tarfile.TarError as error:
                 raise StorageError(f"{self.uri}: not a readable tar ({error})") from error
+
+
+class _WholeTar(tarfile.TarInfo):
+    """Headers of a tar that must be whole: tarfile takes a damaged one for the end, which would lose photos unseen."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf.count(0) == tarfile.BLOCKSIZE:  # the mark of the end
+                raise
+            raise tarfile.ReadError(f"{error}, before the end of the archive") from error

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from persam_ray.annotations import BadAnnotationError, check_annotations
+from persam_ray.annotations import BadAnnotationError, check_truth
 from persam_ray.images import BadImageError, decode_image, resize_longest_side
 from persam_ray.schema import ANNOTATION, IMAGES, PREDICTIONS, Prediction
 from persam_ray.storage import join, write_bytes
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
     from persam_ray.persam import Guidance, RawMask
     from persam_ray.sam import Precision, Sam
-    from persam_ray.sam_build import Checkpoint
-    from persam_ray.types import Frame, Target
+    from persam_ray.types import Checkpoint, Frame, Target
 
 PIXELS = pa.schema(
     [
@@ -91,7 +90,7 @@ class DecodeImages:
                 image_hw3 = decode_image(row["image"] or b"")
                 height, width = image_hw3.shape[:2]
                 decoded |= {"height": height, "width": width}
-                _check_truth(row, (height, width))
+                check_truth(row, (height, width))
                 resized = resize_longest_side(image_hw3, self.image_size_px)
             except (BadImageError, BadAnnotationError) as error:
                 decoded["error"] = str(error)
@@ -102,19 +101,6 @@ class DecodeImages:
                     "pixels_width": resized.shape[1],
                 }
         return decoded
-
-
-def _check_truth(row: Mapping[str, Any], size_hw: tuple[int, int]) -> None:
-    """Raise BadAnnotationError where the annotations speak of another image size than the photo's own."""
-    if row["annotations"] is None:
-        return
-    stated_hw = (row["height"] or size_hw[0], row["width"] or size_hw[1])
-    if stated_hw != size_hw:
-        raise BadAnnotationError(
-            f"the annotations are for an image of {stated_hw[1]} x {stated_hw[0]} pixels, but the photo is "
-            f"{size_hw[1]} x {size_hw[0]}"
-        )
-    check_annotations(row["annotations"], size_hw)
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,16 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         StorageError: The protocol is unknown.
     """
     try:
-        fs, path = url_to_fs(os.path.expanduser(uri) if "://" not in uri else uri)  # noqa: PTH111 - URLs are no Paths
+        expanded = os.path.expanduser(uri) if "://" not in uri else uri  # noqa: PTH111 - URLs are no Paths
+        fs, _ = url_to_fs(expanded.split("::", 1)[0])  # fsspec would take `::` in a name for a chain of filesystems
     except (ValueError, ImportError) as error:
         raise StorageError(f"{uri}: {error}") from error
-    return fs, path
+    return fs, fs._strip_protocol(expanded)
 
 
 def join(uri: str, *parts: str) -> str:
-    """Return the URI of something below another."""
-    return "/".join([uri.rstrip("/") or "/", *(part.strip("/") for part in parts)])
+    """Return the URI of something below another; parts stay as they are, for `a//b` is a key of its own on S3."""
+    return "/".join([uri.rstrip("/"), *parts])
 
 
 def base_name(uri: str) -> str:
@@ -77,8 +78,8 @@ def read_many(uris: Sequence[str]) -> list[bytes | StorageError]:
         return []
     fs, _ = filesystem(uris[0])
     paths = [filesystem(uri)[1] for uri in uris]
-    found = fs.cat(paths, on_error="return") if len(paths) > 1 else {paths[0]: _cat_one(fs, paths[0])}
-    return [_content(found.get(path, FileNotFoundError()), uri) for path, uri in zip(paths, uris, strict=True)]
+    found = fs.cat_ranges(paths, None, None, on_error="return")  # whole files; `cat` would take `*` for a pattern
+    return [_content(content, uri) for content, uri in zip(found, uris, strict=True)]
 
 
 def write_bytes(uri: str, content: bytes) -> None:
@@ -89,7 +90,7 @@ def write_bytes(uri: str, content: bytes) -> None:
     """
     with storage_errors(uri):
         fs, path = filesystem(uri)
-        if not _is_local(fs):
+        if not is_local(fs):
             fs.pipe_file(path, content)
             return
         target = Path(path)
@@ -131,7 +132,8 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
 
     Args:
         uri: A folder, prefix or file.
-        suffixes: Keep only names that end so, in lower case; empty keeps all. Hidden names (`.x`, `_x`) are left out.
+        suffixes: Keep only names that end so, in lower case; empty keeps all. Hidden names (`.x`, and what lies in
+            folders `_x`) are left out; `_MG_0001.jpg` is a photo that a camera named.
 
     Raises:
         StorageError: Nothing is there, or it cannot be listed.
@@ -141,13 +143,13 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
         fs.invalidate_cache()
         if fs.isfile(path):
             return [base_name(path)]
-        if _is_local(fs) and not Path(path).is_dir():
+        if is_local(fs) and not Path(path).is_dir():
             raise FileNotFoundError(f"no such folder: {path}")
-        if not _is_local(fs):
+        if not is_local(fs):
             _check_bucket(fs, path)
         root = path.rstrip("/") + "/"
         relative = [found.removeprefix(root) for found in fs.find(path)]
-    kept = (name for name in relative if not any(part.startswith((".", "_")) for part in name.split("/")))
+    kept = (name for name in relative if not _is_hidden(name))
     return sorted(name for name in kept if not suffixes or name.lower().endswith(tuple(suffixes)))
 
 
@@ -155,7 +157,11 @@ def remove(uri: str) -> None:
     """Remove a file, or a folder or prefix with all below it, if it exists."""
     with storage_errors(uri):
         fs, path = filesystem(uri)
-        if fs.exists(path):
+        fs.invalidate_cache()
+        if not is_local(fs):
+            for found in [path] if fs.isfile(path) else fs.find(path):
+                fs.rm_file(found)  # `rm` would take `*` in a name for a pattern, and remove more
+        elif fs.exists(path):
             fs.rm(path, recursive=True)
         fs.invalidate_cache()
 
@@ -174,19 +180,16 @@ def check_writable(uri: str) -> None:
         raise StorageError(f"{uri}: cannot be written ({error})") from error
 
 
+def _is_hidden(name: str) -> bool:
+    *folders, file_name = name.split("/")
+    return file_name.startswith(".") or any(folder.startswith((".", "_")) for folder in folders)
+
+
 def _check_bucket(fs: fsspec.AbstractFileSystem, path: str) -> None:
     """Raise FileNotFoundError where the bucket itself is missing: an empty listing would hide it."""
     bucket = path.split("/", 1)[0]
     if not fs.exists(path) and not fs.exists(bucket):
         raise FileNotFoundError(f"the bucket {bucket!r} does not exist")
-
-
-def _cat_one(fs: fsspec.AbstractFileSystem, path: str) -> bytes | Exception:
-    try:
-        content: bytes = fs.cat_file(path)
-    except (OSError, BotoCoreError) as error:
-        return error
-    return content
 
 
 def _content(found: bytes | Exception, uri: str) -> bytes | StorageError:
@@ -199,7 +202,8 @@ def _content(found: bytes | Exception, uri: str) -> bytes | StorageError:
         return error
 
 
-def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    """Tell whether a filesystem is this machine's own."""
     protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
     return "file" in protocols
 

@@ -6,7 +6,8 @@ Masks and boxes are in the frame of the original image (after EXIF rotation) unl
 
 from __future__ import annotations  # torch loads in two seconds: workers that only read or write photos do without
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +20,34 @@ BoolArray = npt.NDArray[np.bool_]
 ByteArray = npt.NDArray[np.uint8]
 
 
+Tensors = Mapping[str, npt.NDArray[np.generic]]
+
+
+class CheckpointError(ValueError):
+    """The file is not a SAM checkpoint of a known layout; the message says what was found."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint file.
+
+    Attributes:
+        tensors: Name to array, as stored.
+        metadata: The header's text fields (safetensors only).
+        fingerprint: `sha256:...` of the file, for the manifest.
+    """
+
+    tensors: Tensors
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
+
+
 class BadReferenceError(ValueError):
     """A reference photo or mask cannot tell SAM what to look for; the message says why."""
 
 
 def as_binary_mask(mask: npt.NDArray[np.generic]) -> BoolArray:
-    """Read a mask of any dtype and value range (0/1, 0/255, bool, float) as True where it is not zero.
+    """Read a mask of any dtype and value range (0/1, 0/255, bool, float) as True where it is not zero (NaN is).
 
     Args:
         mask: (h, w), or (h, w, channels) where any non-zero channel counts.
@@ -35,7 +58,7 @@ def as_binary_mask(mask: npt.NDArray[np.generic]) -> BoolArray:
     array = np.asarray(mask)
     if array.ndim not in {2, 3}:
         raise BadReferenceError(f"a mask must have shape (h, w) or (h, w, channels), but got {array.shape}")
-    nonzero = array != 0
+    nonzero = (array > 0) | (array < 0)  # `!= 0` would take NaN for object
     return np.asarray(nonzero.any(axis=2) if nonzero.ndim == 3 else nonzero)
 
 

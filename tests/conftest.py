@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from persam_ray.sam import Sam
-from persam_ray.sam_build import Checkpoint
-from persam_ray.types import ByteArray, Reference
+from persam_ray.types import ByteArray, Checkpoint, Reference
 from tests.seeded_weights import fill, official_sam
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -20,8 +20,7 @@ from PIL import Image
 from persam_ray import persam, persam_f
 from persam_ray.images import decode_image, decode_mask, resize_longest_side
 from persam_ray.sam import Sam
-from persam_ray.sam_build import Checkpoint
-from persam_ray.types import Frame, MaskCandidates, Points, Reference, Target
+from persam_ray.types import Checkpoint, Frame, MaskCandidates, Points, Reference, Target
 from tests.seeded_weights import fill, official_decoder, official_sam, seeded
 
 PARITY = Path(__file__).parent / "parity"

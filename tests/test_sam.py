@@ -9,8 +9,8 @@ import torch
 
 from persam_ray.images import resize_longest_side
 from persam_ray.sam import Sam, encoder_dtype
-from persam_ray.sam_build import COMPACT_FORMAT, Checkpoint, CheckpointError, CompactEncoder, build_modules
-from persam_ray.types import Points
+from persam_ray.sam_build import COMPACT_FORMAT, CompactEncoder, build_modules
+from persam_ray.types import Checkpoint, CheckpointError, Points
 from tests.conftest import scene
 from tests.seeded_weights import fill, official_sam
 

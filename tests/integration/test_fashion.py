@@ -1,0 +1,57 @@
+"""240 real photos and a small real SAM, where they lie beside the repository: figures of the official arithmetic."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from persam_ray.annotations import DEEPFASHION_CATEGORIES
+from tests.conftest import shared
+from tests.integration.conftest import Job, manifest_of, rows_of
+
+pytestmark = pytest.mark.ray
+
+# mIoU of the official arithmetic with street_sam in float32, from ../shared/README.md: persam, persam_f.
+EXPECTED = {"top": (0.237, 0.329), "pants": (0.469, 0.668), "bag": (0.243, 0.458)}
+REFERENCES = {
+    "top": "CCP-Street-id_00000001-01_full.jpg",
+    "pants": "CCP-Street-id_00000003-01_full.jpg",
+    "bag": "CCP-Street-id_00000005-01_full.jpg",
+}
+
+
+@pytest.mark.parametrize("method", ["persam", "persam_f"])
+def test_both_methods_give_the_known_figures_on_real_photos(job: Job, tmp_path: Path, method: str) -> None:
+    fashion, sam = shared("fashion"), shared("street_sam.safetensors")
+    categories = [text for category in EXPECTED for text in ("--category", category)]
+    finished = job(
+        "label", "--images", str(fashion), "--references", str(fashion), *categories, "--sam", str(sam),
+        "--output", str(tmp_path / "run"), "--method", method, "--precision", "float32", "--guidance", "official",
+    )  # fmt: skip
+    assert finished.status == 0, finished.stderr
+    assert manifest_of(tmp_path / "run")["counts"]["images"] == 240
+    rows = rows_of(tmp_path / "run")
+    assert len(rows) == 240
+    assert (tmp_path / "run" / "metrics.json").exists()
+    for category, figures in EXPECTED.items():
+        found = miou(rows, fashion, category)
+        assert found == pytest.approx(figures[method == "persam_f"], abs=0.01), category
+
+
+def miou(rows: dict[str, dict[str, object]], fashion: Path, category: str) -> float:
+    """Summed intersection over summed union, over photos with more than 0.5% of the category, but the reference."""
+    index = DEEPFASHION_CATEGORIES.index(category)
+    intersection = union = 0
+    for image_id, row in rows.items():
+        truth = np.asarray(Image.open(fashion / "segm" / f"{Path(image_id).stem}_segm.png")) == index
+        if image_id == REFERENCES[category] or truth.mean() <= 0.005:
+            continue
+        found = np.zeros_like(truth)
+        for instance in row["instances"]:  # type: ignore[attr-defined]  # rows are plain values
+            if instance["category"] == category:
+                found = coco_mask.decode({"size": truth.shape, "counts": instance["rle"].encode()}).astype(bool)
+        intersection += int((found & truth).sum())
+        union += int((found | truth).sum())
+    return intersection / union

@@ -1,0 +1,121 @@
+"""The label job end to end, on small photos with a small seeded SAM."""
+
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from persam_ray.schema import PREDICTIONS
+from tests.integration.conftest import Job, finish, manifest_of, rows_of, save_photos, start_job
+
+pytestmark = pytest.mark.ray
+
+PHOTOS = 70  # more than one shard of 64 files
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_photos(tmp_path_factory.mktemp("photos"), PHOTOS)
+
+
+@pytest.fixture(scope="module")
+def labeled(photos: Path, job: Job, sam_file: str, reference: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run over all photos with two categories."""
+    output = tmp_path_factory.mktemp("run") / "both"
+    finished = job(
+        "label", "--images", str(photos), "--output", str(output), "--sam", sam_file,
+        "--reference", f"disc={reference}", "--reference", f"other={reference}",
+    )  # fmt: skip
+    assert finished.status == 0, finished.stderr
+    assert finished.left_behind == []
+    assert "Traceback" not in finished.stderr
+    assert f"{PHOTOS} images in" in finished.stderr
+    assert "0 failed" in finished.stderr
+    return output
+
+
+def test_every_photo_gets_one_row_of_the_contracts_schema(labeled: Path, photos: Path) -> None:
+    rows = rows_of(labeled)
+    assert set(rows) == {path.name for path in photos.iterdir()}
+    assert ds.dataset(labeled / "predictions").schema.equals(PREDICTIONS)
+    for name, row in rows.items():
+        with Image.open(photos / name) as image:
+            assert (row["width"], row["height"]) == image.size
+        assert row["status"] == "ok"
+        assert row["error"] is None
+
+
+def test_masks_are_read_by_pycocotools_at_the_photos_size_and_match_box_and_area(labeled: Path) -> None:
+    rows = rows_of(labeled)
+    instances = [(row, instance) for row in rows.values() for instance in row["instances"]]
+    assert {instance["category"] for _, instance in instances} == {"disc", "other"}
+    for row, instance in instances:
+        mask = coco_mask.decode({"size": [row["height"], row["width"]], "counts": instance["rle"].encode()})
+        assert mask.shape == (row["height"], row["width"])
+        assert mask.sum() == instance["area"] > 0
+        y, x = np.nonzero(mask)
+        assert instance["box_xyxy"] == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+        assert 0 <= instance["score"] <= 1
+        assert -1 <= instance["similarity"] <= 1
+
+
+def test_the_manifest_is_written_last_and_counts_everything(labeled: Path) -> None:
+    manifest = manifest_of(labeled)
+    instances = sum(len(row["instances"]) for row in rows_of(labeled).values())
+    assert manifest["counts"] == {"images": PHOTOS, "ok": PHOTOS, "failed": 0, "instances": instances}
+    assert manifest["config"]["method"] == "persam"
+    assert manifest["sam"]["fingerprint"].startswith("sha256:")
+    assert set(manifest["references"]) == {"disc", "other"}
+    assert manifest["images_per_second"] > 0
+    assert manifest["seconds"]["busy_encode"] > 0
+    written = {path: path.stat().st_mtime_ns for path in labeled.rglob("*") if path.is_file()}
+    assert max(written, key=written.__getitem__).name == "manifest.json"
+
+
+def test_no_metrics_without_ground_truth(labeled: Path) -> None:
+    assert not (labeled / "metrics.json").exists()
+
+
+def test_two_categories_in_one_run_equal_two_runs(
+    labeled: Path, photos: Path, job: Job, sam_file: str, reference: str, tmp_path: Path
+) -> None:
+    both = rows_of(labeled)
+    alone = job(
+        "label", "--images", str(photos), "--output", str(tmp_path / "one"), "--sam", sam_file,
+        "--reference", f"other={reference}",
+    )  # fmt: skip
+    assert alone.status == 0, alone.stderr
+    for image_id, row in rows_of(tmp_path / "one").items():
+        assert row["instances"] == [found for found in both[image_id]["instances"] if found["category"] == "other"]
+
+
+def test_an_earlier_run_is_not_overwritten_unasked(
+    labeled: Path, photos: Path, job: Job, sam_file: str, reference: str
+) -> None:
+    options = ("--images", str(photos), "--output", str(labeled), "--sam", sam_file, "--reference", f"disc={reference}")
+    before = manifest_of(labeled)
+    refused = job("label", *options)
+    assert refused.status == 1
+    assert refused.stderr.startswith(f"error: --output {labeled}: holds")
+    assert "--overwrite" in refused.stderr
+    assert manifest_of(labeled) == before
+
+
+def test_a_terminated_job_leaves_no_process_and_no_manifest(
+    photos: Path, sam_file: str, reference: str, tmp_path: Path
+) -> None:
+    process, mark = start_job(
+        "label", "--images", str(photos), "--output", str(tmp_path / "out"), "--sam", sam_file,
+        "--reference", f"disc={reference}",
+    )  # fmt: skip
+    time.sleep(8)  # Ray is up, or coming up
+    process.send_signal(signal.SIGTERM)
+    finished = finish(process, mark)
+    assert finished.status != 0
+    assert finished.left_behind == []
+    assert not (tmp_path / "out" / "manifest.json").exists()

@@ -1,15 +1,15 @@
 """Which guidance, and which score, is better? PerSAM and PerSAM-F on photos in DeepFashion-MultiModal's layout.
 
-    python benchmarks/method_quality.py FOLDER CHECKPOINT [--category top ...] [--precision float32]
+    python benchmarks/method_quality.py FOLDER CHECKPOINT top=IMAGE_ID pants=IMAGE_ID ... [--precision float32]
 
-For each category the first photo (in key order) that holds it is the reference. Prints, for both kinds of guidance and
-both methods, the mIoU over the other photos in which the category covers more than 0.5% of the pixels, and for rules
-to score an instance the average precision at IoU 0.5 when all photos are ranked by it.
+The photo named for a category is its reference. Prints, for both kinds of guidance and both methods, the mIoU over the
+other photos in which the category covers more than 0.5% of the pixels, and for rules to score an instance the average
+precision at IoU 0.5 when all photos are ranked by it.
 """
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from persam_ray import persam, persam_f
 from persam_ray.annotations import category_mask
 from persam_ray.checkpoints import read_checkpoint
-from persam_ray.datasets import Dataset, choose_references, load_reference, open_dataset
+from persam_ray.datasets import Dataset, load_reference, open_dataset
 from persam_ray.images import decode_image, resize_longest_side
 from persam_ray.persam import RawMask
 from persam_ray.sam import Sam
@@ -48,12 +48,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("checkpoint")
-    parser.add_argument("--category", action="append")
+    parser.add_argument("references", nargs="+", metavar="CATEGORY=IMAGE_ID")
     parser.add_argument("--precision", default="float32", choices=["auto", "float32", "bfloat16"])
     options = parser.parse_args()
-    categories = options.category or ["top", "pants", "bag"]
+    references = dict(text.split("=", 1) for text in options.references)
     sam = Sam(read_checkpoint(options.checkpoint), precision=options.precision)
-    judged = judge_all(sam, open_dataset(options.folder), categories)
+    judged = judge_all(sam, open_dataset(options.folder), references)
     print(f"{'category':10} {'method':18} {'photos':>6} {'mIoU':>6}   AP50 ranked by: {', '.join(RULES)}")
     for (category, method), results in judged.items():
         present = [result for result in results if result.present]
@@ -62,14 +62,12 @@ def main() -> None:
         print(f"{category:10} {method:18} {len(present):6} {miou:6.3f}   {precisions}")
 
 
-def judge_all(sam: Sam, dataset: Dataset, categories: Sequence[str]) -> dict[tuple[str, str], list[Judged]]:
+def judge_all(sam: Sam, dataset: Dataset, references: Mapping[str, str]) -> dict[tuple[str, str], list[Judged]]:
     """Label every annotated photo by every method; the reference itself is not judged."""
-    chosen = choose_references(dataset, categories, ())
-    references = {category: load_reference(dataset, ids[0], category) for category, ids in chosen.items()}
-    targets = {
-        category: (persam.make_target(sam, [reference]), persam_f.make_target_f(sam, [reference]))
-        for category, reference in references.items()
-    }
+    targets = {}
+    for category, image_id in references.items():
+        reference = load_reference(dataset, image_id, category)
+        targets[category] = persam.make_target(sam, [reference]), persam_f.make_target_f(sam, [reference])
     judged: dict[tuple[str, str], list[Judged]] = defaultdict(list)
     for row in (row for shard in dataset.shards for table in shard.read() for row in table.to_pylist()):
         if row["annotations"] is None:
@@ -78,7 +76,7 @@ def judge_all(sam: Sam, dataset: Dataset, categories: Sequence[str]) -> dict[tup
         frames = [sam.frame(photo.shape[:2])]
         features = sam.encode([resize_longest_side(photo, sam.image_size_px)])
         for category, (target, target_f) in targets.items():
-            if row["image_id"] in chosen[category]:
+            if row["image_id"] == references[category]:
                 continue
             truth = category_mask(row["annotations"], category, photo.shape[:2])
             for method, raw in methods(sam, features, frames, target, target_f):

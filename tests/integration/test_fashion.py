@@ -1,5 +1,6 @@
 """240 real photos and a small real SAM, where they lie beside the repository: figures of the official arithmetic."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,27 +26,41 @@ REFERENCES = {
 @pytest.mark.parametrize("method", ["persam", "persam_f"])
 def test_both_methods_give_the_known_figures_on_real_photos(job: Job, tmp_path: Path, method: str) -> None:
     fashion, sam = shared("fashion"), shared("street_sam.safetensors")
-    categories = [text for category in EXPECTED for text in ("--category", category)]
+    references = [
+        text for category in EXPECTED for text in ("--reference", reference_pair(fashion, category, tmp_path))
+    ]
     finished = job(
-        "label", "--images", str(fashion), "--references", str(fashion), *categories, "--sam", str(sam),
+        "label", "--images", str(fashion), *references, "--sam", str(sam),
         "--output", str(tmp_path / "run"), "--method", method, "--precision", "float32", "--guidance", "official",
     )  # fmt: skip
     assert finished.status == 0, finished.stderr
     assert manifest_of(tmp_path / "run")["counts"]["images"] == 240
     rows = rows_of(tmp_path / "run")
     assert len(rows) == 240
-    assert (tmp_path / "run" / "metrics.json").exists()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(metrics["categories"]) == set(EXPECTED)
     for category, figures in EXPECTED.items():
         found = miou(rows, fashion, category)
         assert found == pytest.approx(figures[method == "persam_f"], abs=0.01), category
 
 
+def truth_of(fashion: Path, image_id: str, category: str) -> np.ndarray:
+    index_map = np.asarray(Image.open(fashion / "segm" / f"{Path(image_id).stem}_segm.png"))
+    return index_map == DEEPFASHION_CATEGORIES.index(category)
+
+
+def reference_pair(fashion: Path, category: str, folder: Path) -> str:
+    """Return CATEGORY=IMAGE,MASK with the mask written as a file of its own."""
+    mask = folder / f"{category}.png"
+    Image.fromarray(truth_of(fashion, REFERENCES[category], category)).save(mask)
+    return f"{category}={fashion / 'images' / REFERENCES[category]},{mask}"
+
+
 def miou(rows: dict[str, dict[str, object]], fashion: Path, category: str) -> float:
     """Summed intersection over summed union, over photos with more than 0.5% of the category, but the reference."""
-    index = DEEPFASHION_CATEGORIES.index(category)
     intersection = union = 0
     for image_id, row in rows.items():
-        truth = np.asarray(Image.open(fashion / "segm" / f"{Path(image_id).stem}_segm.png")) == index
+        truth = truth_of(fashion, image_id, category)
         if image_id == REFERENCES[category] or truth.mean() <= 0.005:
             continue
         found = np.zeros_like(truth)

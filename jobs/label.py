@@ -10,12 +10,13 @@ from persam_ray.checkpoints import locate
 from persam_ray.command_line import run_job
 from persam_ray.config import LabelConfig
 from persam_ray.datasets import open_dataset
+from persam_ray.evaluation_merge import Metrics
+from persam_ray.judging import metrics_of
 from persam_ray.progress import clock, console, show_progress
 from persam_ray.references import load_references
 from persam_ray.run_directory import Counts
 from persam_ray.stages import DecodeImages, SegmentOptions, SegmentWithPersam, WritePredictions
 from persam_ray.storage import join, write_json
-from persam_ray.tallies import mean_iou_metrics
 
 ROWS_PER_FILE = 1024
 
@@ -56,13 +57,13 @@ def label(config: LabelConfig) -> None:
             .map_batches(write, batch_size=ROWS_PER_FILE, batch_format="pyarrow", num_cpus=plan.task_cpus)
         )
         with show_progress("labeling", images, lambda: ray.get(counter.read.remote())[:2]):
-            counts, tallies = run_directory.add_up(predictions.iter_rows())
+            counts, judged = run_directory.add_up(predictions.iter_rows())
         clocks["labeled"] = time.perf_counter()
         _, _, busy_s = ray.get(counter.read.remote())
 
-    metrics = mean_iou_metrics(tallies)
-    if tallies:
-        write_json(join(config.output, "metrics.json"), metrics)
+    metrics = metrics_of(judged) if judged else None
+    if metrics:
+        write_json(join(config.output, "metrics.json"), metrics.as_dict())
     fingerprints = {"sam": {"uri": config.sam, "fingerprint": fingerprint}, "references": references.fingerprints()}
     seconds = {
         "list": clocks["listed"] - clocks["start"],
@@ -71,7 +72,7 @@ def label(config: LabelConfig) -> None:
         **{f"busy_{step}": spent_s for step, spent_s in busy_s.items()},
     }
     run_directory.write_manifest(config.output, config.as_dict(), fingerprints, counts, seconds)
-    summarize(config, counts, metrics["categories"], seconds["label"])
+    summarize(config, counts, metrics, seconds["label"])
 
 
 def segment_options(config: LabelConfig, plan: cluster.WorkerPlan) -> SegmentOptions:
@@ -86,17 +87,15 @@ def segment_options(config: LabelConfig, plan: cluster.WorkerPlan) -> SegmentOpt
     )
 
 
-def summarize(config: LabelConfig, counts: Counts, metrics: dict[str, dict[str, float]], label_s: float) -> None:
+def summarize(config: LabelConfig, counts: Counts, metrics: Metrics | None, label_s: float) -> None:
     """Close with a few lines: what was done, how well, where it lies."""
     console.print(
         f"{counts.images} images in {clock(label_s)} ({counts.images / label_s:.1f} images/s): {counts.ok} ok with "
         f"{counts.instances} instances, {counts.failed} failed"
     )
-    for category, values in metrics.items():
+    for category, values in metrics.categories.items() if metrics else ():
         if values["miou"] is not None:
-            console.print(
-                f"{category}: mIoU {values['miou']:.3f} over {values['images_with_category']} annotated images"
-            )
+            console.print(f"{category}: mIoU {values['miou']:.3f}, AP50 {values['ap50']:.3f}")
     console.print(f"results: {config.output}")
 
 

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 from ray.data import Datasource, ReadTask
@@ -21,7 +22,7 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from persam_ray.datasets import Dataset, DatasetError, key_hashes, repeated_hashes, repeated_key
-from persam_ray.shards import Shard
+from persam_ray.shards import ParquetShard, Shard, read_predictions
 
 if TYPE_CHECKING:
     from persam_ray.stages import SegmentOptions
@@ -32,6 +33,9 @@ BLOCK_BYTES = 32 * 2**20
 actor wait for 160 photos."""
 
 SCAN_TASKS = 64
+
+ROWS_PER_PARTITION = 2000
+"""Images that one task judges: their run-length strings are a few KB each."""
 
 
 # --- the session -----------------------------------------------------------------------------------------------------
@@ -78,7 +82,7 @@ def _quiet_ray_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = BLOCK_BYTES
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and said once, by us
 
 
 def cause_of(error: BaseException) -> BaseException:
@@ -146,10 +150,18 @@ def plan_workers(available: Mapping[str, float], actors: int | None = None) -> W
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
+class Readable(Protocol):
+    """What yields tables in a worker."""
+
+    def read(self) -> Iterator[pa.Table]:
+        """Yield tables of one schema."""
+        ...
+
+
 class ShardDatasource(Datasource):
     """Ray Data's view of our shards: one read task for each."""
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    def __init__(self, shards: Sequence[Readable]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
         self._shards = shards
 
@@ -174,6 +186,50 @@ def read_rows(dataset: Dataset, plan: WorkerPlan) -> ray.data.Dataset:
         ShardDatasource(dataset.shards), override_num_blocks=len(dataset.shards), num_cpus=plan.task_cpus
     )
     return rows
+
+
+def join_predictions(dataset: Dataset, predictions: Dataset, images: int, plan: WorkerPlan) -> ray.data.Dataset:
+    """Put each image's ground truth beside its prediction, by key; a row that is on one side only stays, half empty.
+
+    Args:
+        dataset: The annotated images; their pixels are not read.
+        predictions: Parquet files of the PREDICTIONS schema, listed.
+        images: How many there are, which decides the number of partitions.
+        plan: For the tasks' size.
+    """
+    truth_shards = [_Truths(shard) for shard in dataset.shards]
+    found_shards = [_Predictions(shard.uri) for shard in predictions.shards if isinstance(shard, ParquetShard)]
+    truths, found = (
+        ray.data.read_datasource(ShardDatasource(shards), override_num_blocks=len(shards), num_cpus=plan.task_cpus)
+        for shards in (truth_shards, found_shards)
+    )
+    joined: ray.data.Dataset = truths.join(
+        found, join_type="full_outer", on=("image_id",), num_partitions=max(1, -(-images // ROWS_PER_PARTITION))
+    )
+    return joined
+
+
+@dataclass(frozen=True)
+class _Truths:
+    """A shard's keys, sizes and annotations, marked as such."""
+
+    shard: Shard
+
+    def read(self) -> Iterator[pa.Table]:
+        for table in self.shard.read(pixels=False):
+            yield table.drop(["image"]).append_column("is_image", pa.array([True] * len(table)))
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """A file of predictions, its size columns renamed so that both sides keep theirs."""
+
+    uri: str
+
+    def read(self) -> Iterator[pa.Table]:
+        for table in read_predictions(self.uri):
+            renamed = table.drop(["error"]).rename_columns({"height": "predicted_height", "width": "predicted_width"})
+            yield renamed.append_column("is_prediction", pa.array([True] * len(table)))
 
 
 def count_images(dataset: Dataset, plan: WorkerPlan) -> int:

@@ -53,8 +53,8 @@ class LabelConfig(JobConfig):
     """Folder or prefix for the results: predictions/*.parquet, manifest.json, metrics.json if there is ground truth."""
 
     reference: Annotated[Repeated, tyro.conf.arg(metavar="CATEGORY=IMAGE,MASK")] = ()
-    """A photo and its mask (any non-zero pixel is the object), paths or URLs. Repeat for more categories, or for more
-    references of one."""
+    """A photo and its mask (any non-zero pixel is the object; in a JPEG, any brighter than half), paths or URLs. Repeat
+    for more categories, or for more references of one."""
 
     references: str | None = None
     """Annotated images to take the references from, instead of --reference: for each --category the first, in the order
@@ -146,6 +146,51 @@ class ShardConfig(JobConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_between("--images-per-shard", self.images_per_shard, 1, 10_000)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(JobConfig):
+    """Judge predictions against annotated images: the 12 COCO numbers, TP, FP, FN, F1, mean IoU, boundary IoU.
+
+    Example: python jobs/evaluate.py --predictions s3://bucket/labels --images s3://bucket/shards --output s3://bucket/eval
+    """
+
+    predictions: str
+    """Run directory of any labeling job, or its predictions/ folder."""
+
+    images: str
+    """Annotated images, the same that were labeled: as --images of jobs/label.py."""
+
+    output: str
+    """Folder or prefix for metrics.json and matches/*.parquet."""
+
+    category: Annotated[Repeated, tyro.conf.arg(metavar="NAME")] = ()
+    """Category to judge; repeat for more. By default those of the run's manifest."""
+
+    score_threshold: float = 0.0
+    """Predictions of at least this score, 0 to 1, count for TP, FP, FN, mIoU and boundary IoU; AP uses all of them."""
+
+    objects: Literal["mask", "component"] = "mask"
+    """What an object is, in predictions and truth alike: a whole mask, or each connected part of it."""
+
+    min_area_fraction: float = 0.0
+    """Drop predicted objects smaller than this fraction of the image, 0 to 1."""
+
+    format: Format = "auto"
+    """Format of --images; auto looks at the names."""
+
+    annotations: str | None = None
+    """COCO instances_*.json for the photos below --images."""
+
+    overwrite: bool = False
+    """Remove what is at --output first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.predictions != "", "--predictions must not be empty")
+        _check_between("--score-threshold", self.score_threshold, 0, 1)
+        _check_between("--min-area-fraction", self.min_area_fraction, 0, 1)
+        _require(len(set(self.category)) == len(self.category), "--category names one category twice")
 
 
 def parse_reference(pair: str) -> tuple[str, str, str]:

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from typing import Any
 
 from persam_ray.storage import check_writable, join, list_files, remove, write_json
-from persam_ray.tallies import Tally, total
 
 VERSIONED = ("persam-ray", "ray", "torch", "segment-anything", "timm", "pyarrow", "numpy", "pillow", "pycocotools")
 
@@ -52,14 +51,15 @@ def prepare(output: str, *, overwrite: bool) -> None:
         remove(join(output, name))
 
 
-def add_up(summaries: Iterable[Mapping[str, Any]]) -> tuple[Counts, list[Tally]]:
-    """Add up the SUMMARY rows that the writers return, as they arrive."""
+def add_up(summaries: Iterable[Mapping[str, Any]]) -> tuple[Counts, list[bytes]]:
+    """Add up the SUMMARY rows that the writers return, as they arrive, and gather what they say of the quality."""
     sums = {"images": 0, "ok": 0, "failed": 0, "instances": 0}
-    tallies: list[Tally] = []
+    judged: list[bytes] = []
     for row in summaries:
         sums = {name: value + row[name] for name, value in sums.items()}
-        tallies = total([tallies, [Tally(**tally) for tally in row["tallies"]]])
-    return Counts(**sums), tallies
+        if row["summary"] is not None:
+            judged.append(row["summary"])
+    return Counts(**sums), judged
 
 
 def write_manifest(

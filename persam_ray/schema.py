@@ -61,6 +61,20 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+MATCHES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("category", pa.string()),
+        ("kind", pa.string()),
+        ("prediction", pa.int32()),
+        ("truth", pa.int32()),
+        ("iou", pa.float32()),
+        ("score", pa.float32()),
+    ]
+)
+"""What became of each object: `kind` is tp, fp or fn; `prediction` and `truth` count within the image; `iou` is that of
+the match, for a false one the best that there was."""
+
 
 class SchemaError(ValueError):
     """A Parquet file's columns are not those of the contract; the message names the file and the column."""
@@ -129,7 +143,7 @@ def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
         where: The file, for the message.
 
     Raises:
-        SchemaError: `image_id` or `image` is missing, or a column cannot be cast.
+        SchemaError: A column that every row needs is missing, or a column cannot be cast.
     """
     columns = []
     for field in schema:
@@ -139,7 +153,7 @@ def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
                 got = table.schema.field(field.name).type
                 raise SchemaError(f"{where}: column {field.name!r} must be {field.type}, but it is {got}") from error
-        elif field.name in {"image_id", "image"}:
+        elif field.name in {"image_id", "image", "status", "instances"}:
             raise SchemaError(f"{where}: has no column {field.name!r} (its columns: {', '.join(table.column_names)})")
         else:
             columns.append(pa.nulls(len(table), field.type))

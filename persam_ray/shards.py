@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from persam_ray.annotations import BadAnnotationError, from_coco, from_index_map
 from persam_ray.images import IMAGE_SUFFIXES
-from persam_ray.schema import IMAGES, READ, SchemaError, conform
+from persam_ray.schema import IMAGES, PREDICTIONS, READ, SchemaError, conform
 from persam_ray.storage import StorageError, filesystem, read_many, storage_errors
 
 ROWS_PER_TABLE = 16
@@ -28,8 +28,8 @@ KEYS_AND_ANNOTATIONS = pa.schema([IMAGES.field("image_id"), IMAGES.field("annota
 class Shard(Protocol):
     """A part of a dataset."""
 
-    def read(self) -> Iterator[pa.Table]:
-        """Yield the rows as tables of the READ schema."""
+    def read(self, *, pixels: bool = True) -> Iterator[pa.Table]:
+        """Yield the rows as tables of the READ schema; without pixels, `image` is null and photos are not fetched."""
         ...
 
     def image_ids(self) -> Iterator[str]:
@@ -72,11 +72,11 @@ class FileShard:
 
     files: tuple[ImageFile, ...]
 
-    def read(self) -> Iterator[pa.Table]:
+    def read(self, *, pixels: bool = True) -> Iterator[pa.Table]:
         """Yield the rows; photos and maps of a table are fetched together."""
         for start in range(0, len(self.files), ROWS_PER_TABLE):
             files = self.files[start : start + ROWS_PER_TABLE]
-            photos = read_many([file.uri for file in files])
+            photos = read_many([file.uri for file in files]) if pixels else [None] * len(files)
             maps = [file.truth for file in files if isinstance(file.truth, str)]
             fetched = dict(zip(maps, read_many(maps), strict=True))
             rows = [_file_row(file, photo, fetched) for file, photo in zip(files, photos, strict=True)]
@@ -107,7 +107,9 @@ class FileShard:
         return None
 
 
-def _file_row(file: ImageFile, photo: bytes | StorageError, maps: Mapping[str, bytes | StorageError]) -> dict[str, Any]:
+def _file_row(
+    file: ImageFile, photo: bytes | StorageError | None, maps: Mapping[str, bytes | StorageError]
+) -> dict[str, Any]:
     annotations, size_hw, error = _truth_of(file, maps)
     if isinstance(photo, StorageError):
         error = f"the file cannot be read: {photo}"
@@ -150,10 +152,11 @@ class ParquetShard:
 
     uri: str
 
-    def read(self) -> Iterator[pa.Table]:
+    def read(self, *, pixels: bool = True) -> Iterator[pa.Table]:
         """Yield the rows, a few at a time whatever the size of the file's row groups."""
-        for table in self._tables([field.name for field in IMAGES]):
-            rows = conform(table, IMAGES, self.uri)
+        for table in self._tables([name for name in IMAGES.names if pixels or name != "image"]):
+            whole = table if pixels else table.append_column("image", pa.nulls(len(table), pa.binary()))
+            rows = conform(whole, IMAGES, self.uri)
             yield rows.append_column("error", pa.nulls(len(rows), pa.string()))
 
     def image_ids(self) -> Iterator[str]:
@@ -220,6 +223,17 @@ def _parquet(uri: str) -> pq.ParquetFile:
             raise StorageError(f"{uri}: not a Parquet file ({error})") from error
 
 
+def read_predictions(uri: str) -> Iterator[pa.Table]:
+    """Yield the rows of one file of predictions as tables of the PREDICTIONS schema.
+
+    Raises:
+        SchemaError: A column is missing or of another type.
+    """
+    with storage_errors(uri), _parquet(uri) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            yield conform(pa.Table.from_batches([batch]), PREDICTIONS, uri)
+
+
 # --- WebDataset ------------------------------------------------------------------------------------------------------
 
 
@@ -230,11 +244,11 @@ class TarShard:
     name: str
     uri: str
 
-    def read(self) -> Iterator[pa.Table]:
+    def read(self, *, pixels: bool = True) -> Iterator[pa.Table]:
         """Yield the rows, streaming through the tar once."""
         rows: list[dict[str, Any]] = []
         for image_id, read in self._members():
-            rows.append({"image_id": image_id, "image": read()})  # at once: the tar is a stream
+            rows.append({"image_id": image_id, "image": read() if pixels else None})  # at once: the tar is a stream
             if len(rows) == ROWS_PER_TABLE:
                 yield pa.Table.from_pylist(rows, schema=READ)
                 rows = []

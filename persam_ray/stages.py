@@ -8,12 +8,11 @@ READ rows (16 photos, 1 to 64 MB)
 
 from __future__ import annotations
 
-import hashlib
 import io
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +21,9 @@ import pyarrow.parquet as pq
 
 from persam_ray.annotations import BadAnnotationError, check_truth
 from persam_ray.images import BadImageError, decode_image, resize_longest_side
+from persam_ray.judging import JudgeOptions, judge_rows, keys_digest, pack
 from persam_ray.schema import ANNOTATION, IMAGES, PREDICTIONS, Prediction
 from persam_ray.storage import join, write_bytes
-from persam_ray.tallies import TALLY, tally_image, total
 from persam_ray.types import ByteArray, Segmentation
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ SUMMARY = pa.schema(
         ("ok", pa.int64()),
         ("failed", pa.int64()),
         ("instances", pa.int64()),
-        ("tallies", pa.list_(TALLY)),
+        ("summary", pa.binary()),
     ]
 )
 
@@ -234,8 +233,8 @@ class WritePredictions:
 
     Attributes:
         folder: URI to write below.
-        categories: What is compared with ground truth, where a row has any.
-        reference_ids: Keys left out of the comparison: the method has seen their masks.
+        categories: What is judged, where a row has ground truth.
+        reference_ids: Keys that are not judged: the method has seen their masks.
     """
 
     folder: str
@@ -243,21 +242,26 @@ class WritePredictions:
     reference_ids: frozenset[str] = frozenset()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Write LABELED rows and return one SUMMARY row."""
+        """Write LABELED rows and return one SUMMARY row; its `summary` is null where no row has ground truth."""
         buffer = io.BytesIO()
         pq.write_table(table.select(PREDICTIONS.names).cast(PREDICTIONS), buffer, compression="zstd")
-        write_bytes(join(self.folder, f"part-{_digest(table)}.parquet"), buffer.getvalue())
-        rows = table.select(["image_id", "height", "width", "status", "instances", "annotations"]).to_pylist()
+        write_bytes(join(self.folder, f"part-{keys_digest(table)}.parquet"), buffer.getvalue())
+        rows = table.drop(["error"]).to_pylist()
         statuses = Counter(row["status"] for row in rows)
-        tallies = total(tally_image(row, self.categories) for row in rows if row["image_id"] not in self.reference_ids)
-        summary = {
+        annotated = [row for row in rows if self._is_judged(row)]
+        options = JudgeOptions(self.categories)
+        counts = {
             "images": len(rows),
             "ok": statuses["ok"],
             "failed": statuses["failed"],
             "instances": sum(len(row["instances"]) for row in rows),
-            "tallies": [asdict(tally) for tally in tallies],
+            "summary": pack(judge_rows(annotated, options)[0]) if annotated else None,
         }
-        return pa.Table.from_pylist([summary], schema=SUMMARY)
+        return pa.Table.from_pylist([counts], schema=SUMMARY)
+
+    def _is_judged(self, row: Mapping[str, Any]) -> bool:
+        """A photo that failed is not: it was never compared, and the summary counts it."""
+        return row["annotations"] is not None and row["status"] == "ok" and row["image_id"] not in self.reference_ids
 
 
 WRITTEN = pa.schema([("images", pa.int64()), ("problems", pa.list_(pa.string()))])
@@ -281,16 +285,11 @@ class WriteImages:
         buffer = io.BytesIO()
         images = table.select(IMAGES.names).cast(IMAGES)
         pq.write_table(images, buffer, compression="none", row_group_size=ROWS_PER_GROUP)  # photos are compressed
-        write_bytes(join(self.folder, f"part-{_digest(table)}.parquet"), buffer.getvalue())
+        write_bytes(join(self.folder, f"part-{keys_digest(table)}.parquet"), buffer.getvalue())
         errors = table.select(["image_id", "error"]).to_pylist()
         problems = [f"{row['image_id']}: {row['error']}" for row in errors if row["error"]]
         self.report(len(table), len(problems), {})
         return pa.Table.from_pylist([{"images": len(table), "problems": problems}], schema=WRITTEN)
-
-
-def _digest(table: pa.Table) -> str:
-    keys = "\0".join(sorted(table["image_id"].to_pylist()))
-    return hashlib.blake2b(keys.encode(), digest_size=8).hexdigest()
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:

@@ -124,6 +124,7 @@ def exists(uri: str) -> bool:
     """Tell whether a file, folder or prefix exists."""
     with storage_errors(uri):
         fs, path = filesystem(uri)
+        fs.invalidate_cache()  # another process may have written it since
         return bool(fs.exists(path))
 
 

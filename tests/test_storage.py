@@ -1,5 +1,6 @@
 import json
 import socket
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,7 +167,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
     uri = str(tmp_path / "a.json")
     write_bytes(uri, b"old")
 
-    def fail(_path: Path, content: bytes) -> int:
+    def fail(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:1])
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "write_bytes", fail)
@@ -238,7 +241,7 @@ def s3_endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket, by its URI."""
     variables = {
         "AWS_ACCESS_KEY_ID": "key",
@@ -250,7 +253,7 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fi
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
-    name = f"bucket-{abs(hash(request.node.name)) % 10**9}"
+    name = uuid.uuid4().hex
     boto3.client("s3").create_bucket(Bucket=name)
     yield f"s3://{name}"
     s3fs.S3FileSystem.clear_instance_cache()
@@ -320,7 +323,10 @@ def test_a_listing_is_never_stale(bucket: str) -> None:
     put(bucket, "photos/a.jpg")
     assert list_files(f"{bucket}/photos") == ["a.jpg"]
     put(bucket, "photos/b.jpg")  # by another process, as far as fsspec's cache knows
+    assert list_files(f"{bucket}/photos/b.jpg") == ["b.jpg"]
     assert list_files(f"{bucket}/photos") == ["a.jpg", "b.jpg"]
+    put(bucket, "photos/c.jpg")
+    assert exists(f"{bucket}/photos/c.jpg")
 
 
 @pytest.mark.s3

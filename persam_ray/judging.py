@@ -1,0 +1,179 @@
+"""Predictions against ground truth, for rows of tables: what the label job's writer and the evaluate job share.
+
+Workers judge a table of images and return its summary as bytes (about 100 bytes per image); the driver merges those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from persam_ray.evaluation import (
+    ImageMatches,
+    ImagePair,
+    PredictedInstance,
+    TruthInstance,
+    drop_small,
+    evaluate_shard,
+    split_components,
+)
+from persam_ray.evaluation_merge import Metrics, ShardSummary, accumulate, merge
+from persam_ray.schema import MATCHES
+from persam_ray.storage import join, write_bytes
+
+Objects = Literal["mask", "component"]
+
+
+class EvaluationError(ValueError):
+    """Predictions and ground truth do not belong together; the message names the first row at fault."""
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How to judge.
+
+    Attributes:
+        categories: What to judge; other categories are not looked at.
+        score_threshold: Predictions of at least this score count in TP, FP, FN and the regions; AP uses all.
+        objects: `mask` takes each instance as one object, `component` each connected part of it, in predictions and
+            truth alike.
+        min_area_fraction: Predicted objects under this part of the image are dropped.
+    """
+
+    categories: tuple[str, ...]
+    score_threshold: float = 0.0
+    objects: Objects = "mask"
+    min_area_fraction: float = 0.0
+
+
+def judge_rows(rows: Iterable[Mapping[str, Any]], options: JudgeOptions) -> tuple[ShardSummary, list[ImageMatches]]:
+    """Judge images that have ground truth.
+
+    Args:
+        rows: With `image_id`, `height`, `width`, `instances`, and `annotations` that are not null. A failed image has
+            no instances: all of its objects are missed.
+        options: How to judge.
+    """
+    pairs = (_pair(row, options) for row in rows)
+    return evaluate_shard(pairs, options.categories, score_threshold=options.score_threshold)
+
+
+def _pair(row: Mapping[str, Any], options: JudgeOptions) -> ImagePair:
+    size_hw = (row["height"], row["width"])
+    truths = [
+        TruthInstance(item["category"], item["rle"], item["area"], bool(item["iscrowd"]))
+        for item in row["annotations"]
+        if item["category"] in options.categories
+    ]
+    found = [
+        PredictedInstance(item["category"], item["rle"], item["score"])
+        for item in row["instances"] or ()
+        if item["category"] in options.categories
+    ]
+    if options.objects == "component":
+        truths, found = split_components(truths, size_hw), split_components(found, size_hw)
+    found = drop_small(found, size_hw, options.min_area_fraction)
+    return ImagePair(row["image_id"], size_hw, tuple(truths), tuple(found))
+
+
+def pack(summary: ShardSummary) -> bytes:
+    """Return a summary as bytes, for a binary column."""
+    return pickle.dumps(summary)
+
+
+def metrics_of(packed: Sequence[bytes]) -> Metrics:
+    """Merge the summaries of all shards (made by this job's own workers) and compute the metrics."""
+    return accumulate(merge(pickle.loads(part) for part in packed))
+
+
+JUDGED = pa.schema([("judged", pa.int64()), ("unannotated", pa.int64()), ("summary", pa.binary())])
+
+
+@dataclass(frozen=True)
+class MatchImages:
+    """Judges a table of joined rows, and writes its matches as one Parquet file named after its keys.
+
+    Attributes:
+        folder: URI to write the matches below.
+        options: How to judge.
+        predictions: URI of the predictions, for messages.
+        images: URI of the ground truth, for messages.
+    """
+
+    folder: str
+    options: JudgeOptions
+    predictions: str
+    images: str
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Turn joined rows (truth beside prediction, by key) into one JUDGED row; none for an empty table.
+
+        Raises:
+            EvaluationError: A row is on one side only, or twice, or its sizes differ.
+        """
+        rows = table.to_pylist()
+        if not rows:
+            return
+        for row in rows:
+            self._check(row)
+        annotated = [row for row in rows if row["annotations"] is not None]
+        try:
+            summary, matches = judge_rows(annotated, self.options)
+        except ValueError as error:
+            raise EvaluationError(f"{self.predictions}: {error}") from error
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(match_rows(matches), schema=MATCHES), buffer, compression="zstd")
+        write_bytes(join(self.folder, f"part-{keys_digest(table)}.parquet"), buffer.getvalue())
+        judged = {"judged": len(annotated), "unannotated": len(rows) - len(annotated), "summary": pack(summary)}
+        yield pa.Table.from_pylist([judged], schema=JUDGED)
+
+    def _check(self, row: Mapping[str, Any]) -> None:
+        name = row["image_id"]
+        if not row["is_image"]:
+            raise EvaluationError(f"{self.predictions}: the row {name!r} is not among the images {self.images}")
+        if not row["is_prediction"]:
+            raise EvaluationError(f"{self.predictions}: has no row for the image {name!r} of {self.images}")
+        if row["error"] is not None:
+            raise EvaluationError(f"{self.images}: the ground truth of {name!r} cannot be used: {row['error']}")
+        found, true = (row["predicted_width"], row["predicted_height"]), (row["width"], row["height"])
+        if row["status"] == "ok" and None not in true and found != true:
+            raise EvaluationError(
+                f"{name!r}: predicted on {found[0]} x {found[1]} pixels, but annotated on {true[0]} x {true[1]}"
+            )
+
+
+def match_rows(matches: Iterable[ImageMatches]) -> list[dict[str, Any]]:
+    """Return matches as rows of MATCHES."""
+    rows = []
+    for image in matches:
+        common = {"image_id": image.image_id, "category": image.category}
+        rows += [
+            {
+                **common,
+                "kind": "tp",
+                "prediction": hit.prediction,
+                "truth": hit.truth,
+                "iou": hit.iou,
+                "score": hit.score,
+            }
+            for hit in image.true_positives
+        ]
+        rows += [
+            {**common, "kind": "fp", "prediction": stray.prediction, "iou": stray.best_iou, "score": stray.score}
+            for stray in image.false_positives
+        ]
+        rows += [{**common, "kind": "fn", "truth": miss.truth, "iou": miss.best_iou} for miss in image.false_negatives]
+    return rows
+
+
+def keys_digest(table: pa.Table) -> str:
+    """Return a name that follows from a table's keys, in any order, so that a retried task writes the same file."""
+    keys = "\0".join(sorted(table["image_id"].to_pylist()))
+    return hashlib.blake2b(keys.encode(), digest_size=8).hexdigest()

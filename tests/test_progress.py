@@ -1,0 +1,108 @@
+import io
+import threading
+import time
+
+import pytest
+from rich.console import Console
+
+from persam_ray import progress
+from persam_ray.progress import clock, progress_line, show_progress
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0:00"),
+        (0.4, "0:00"),
+        (59.6, "1:00"),
+        (61, "1:01"),
+        (3599, "59:59"),
+        (3600, "1:00:00"),
+        (90_061, "25:01:01"),
+    ],
+)
+def test_a_duration_is_written_in_minutes_or_hours(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_a_line_tells_rate_and_time_left() -> None:
+    # 120 in 24 s are 5 a second; the other 120 take 24 s more
+    assert progress_line(120, 1, 240, 24.0) == "120/240 images, 1 failed, 5.0 images/s, 0:24 left"
+
+
+def test_before_the_first_image_nothing_is_promised() -> None:
+    assert progress_line(0, 0, 240, 0.0) == "0/240 images, 0 failed, 0.0 images/s, --:-- left"
+    assert progress_line(0, 0, 240, 30.0).endswith("--:-- left")
+
+
+def test_images_that_were_labeled_twice_after_a_failure_leave_no_negative_time() -> None:
+    assert progress_line(250, 0, 240, 25.0).endswith("10.0 images/s, 0:00 left")
+
+
+class Job:
+    """Counts that rise while a job runs."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.watcher: threading.Thread | None = None
+
+    def counts(self) -> tuple[int, int]:
+        self.watcher = threading.current_thread()
+        return self.done, 1
+
+
+@pytest.fixture
+def job() -> Job:
+    return Job()
+
+
+def screen(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool) -> io.StringIO:
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=is_terminal, width=150, highlight=False)
+    monkeypatch.setattr(progress, "console", console)
+    monkeypatch.setattr(progress, "TERMINAL_INTERVAL_S", 0.01)
+    monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.02)
+    return written
+
+
+def test_a_log_gets_a_plain_line_now_and_then(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = screen(monkeypatch, is_terminal=False)
+    with show_progress("labeling", 7, job.counts):
+        job.done = 3
+        time.sleep(0.2)
+    first, *_ = written.getvalue().splitlines()
+    assert first.startswith("labeling: 3/7 images, 1 failed, ")
+    assert "\x1b" not in written.getvalue()
+
+
+def test_a_short_job_writes_nothing_to_a_log(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = screen(monkeypatch, is_terminal=False)
+    monkeypatch.setattr(progress, "LOG_INTERVAL_S", 60.0)
+    with show_progress("labeling", 7, job.counts):
+        job.done = 7
+    assert written.getvalue() == ""
+
+
+def test_the_bar_on_a_terminal_ends_on_the_last_counts(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = screen(monkeypatch, is_terminal=True)
+    monkeypatch.setattr(progress, "TERMINAL_INTERVAL_S", 60.0)
+    with show_progress("labeling", 7, job.counts):
+        job.done = 7  # after the bar was first drawn, before it is drawn again
+    assert "labeling" in written.getvalue()
+    assert "7/7 images, 1 failed" in written.getvalue()
+
+
+def fail_after(seconds: float) -> None:
+    time.sleep(seconds)
+    raise RuntimeError("the job failed")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_job_that_fails_is_not_held_up_and_its_error_passes(
+    job: Job, is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen(monkeypatch, is_terminal=is_terminal)
+    with pytest.raises(RuntimeError, match="the job failed"), show_progress("labeling", 7, job.counts):
+        fail_after(0.1)
+    assert job.watcher is not None
+    assert not job.watcher.is_alive()

@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from persam_ray.run_directory import VERSIONED, Counts, OutputError, add_up, prepare, write_manifest
+from persam_ray.storage import StorageError
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def old_run(folder: Path) -> Path:
+    for name in ("manifest.json", "predictions/part-1.parquet", "predictions/part #[2]*.parquet"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"old")
+    return folder
+
+
+def test_a_new_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    prepare(str(tmp_path / "a" / "run"), overwrite=False)
+    assert (tmp_path / "a" / "run").is_dir()
+    assert files_below(tmp_path) == []
+
+
+def test_an_earlier_run_is_not_touched_unasked(tmp_path: Path) -> None:
+    before = files_below(old_run(tmp_path / "run"))
+    with pytest.raises(OutputError, match=r"--output .*run: holds 3 files already \(manifest\.json, .*use --overwrite"):
+        prepare(str(tmp_path / "run"), overwrite=False)
+    assert files_below(tmp_path / "run") == before
+
+
+def test_overwriting_removes_the_earlier_run_and_nothing_beside_it(tmp_path: Path) -> None:
+    old_run(tmp_path / "run*")
+    old_run(tmp_path / "run1")
+    prepare(str(tmp_path / "run*"), overwrite=True)
+    assert files_below(tmp_path / "run*") == []
+    assert len(files_below(tmp_path / "run1")) == 3
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_bytes(b"")
+    with pytest.raises(StorageError, match="run: cannot be written"):
+        prepare(str(tmp_path / "run"), overwrite=True)
+    assert (tmp_path / "run").is_file()
+
+
+def summary(images: int, failed: int, instances: int, judged: bytes | None = None) -> dict[str, object]:
+    return {"images": images, "ok": images - failed, "failed": failed, "instances": instances, "summary": judged}
+
+
+def test_summaries_are_added_up_and_judgements_gathered() -> None:
+    summaries = [summary(16, 1, 20, b"first"), summary(4, 4, 0), summary(10, 0, 7, b"second")]
+    counts, judged = add_up(iter(summaries))
+    assert counts == Counts(images=30, ok=25, failed=5, instances=27)
+    assert judged == [b"first", b"second"]
+
+
+def test_no_summary_is_no_image() -> None:
+    assert add_up([]) == (Counts(0, 0, 0, 0), [])
+
+
+def test_the_manifest_says_what_was_done_with_what(tmp_path: Path) -> None:
+    fingerprints = {"sam": {"uri": "vit_b", "fingerprint": "sha256:1"}, "references": {"cup": ["sha256:2"]}}
+    seconds = {"list": 0.12345, "label": 4.0}
+    write_manifest(
+        str(tmp_path), {"images": "photos", "category": ("cup",)}, fingerprints, Counts(10, 9, 1, 12), seconds
+    )
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    versions = manifest.pop("versions")
+    assert manifest == {
+        "config": {"images": "photos", "category": ["cup"]},
+        **fingerprints,
+        "counts": {"images": 10, "ok": 9, "failed": 1, "instances": 12},
+        "seconds": {"list": 0.123, "label": 4.0},
+        "images_per_second": 2.5,
+    }
+    assert set(versions) == {*VERSIONED, "python"}
+
+
+def test_without_a_time_there_is_no_rate(tmp_path: Path) -> None:
+    write_manifest(str(tmp_path), {}, {}, Counts(0, 0, 0, 0), {})
+    assert json.loads((tmp_path / "manifest.json").read_text())["images_per_second"] is None

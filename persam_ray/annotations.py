@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -91,6 +92,7 @@ def _from_coco_annotation(
         area = float(annotation.get("area") or coco_mask.area(coded))
     except (TypeError, ValueError) as error:
         raise BadAnnotationError(f"{name}: `bbox` must be four numbers and `area` one ({error})") from error
+    _check_area(area, name)
     return annotation_row(
         category_names[int(category_id)],
         rle,
@@ -142,7 +144,14 @@ def check_truth(row: Mapping[str, Any], size_hw: tuple[int, int]) -> None:
     for annotation in row["annotations"]:
         if annotation is None or annotation["category"] is None or annotation["rle"] is None:
             raise BadAnnotationError(f"an annotation lacks its category or its mask: {annotation!r:.80}")
-        _checked(annotation["rle"], size_hw, f"annotation of {annotation['category']!r}")
+        name = f"annotation of {annotation['category']!r}"
+        _checked(annotation["rle"], size_hw, name)
+        _check_area(annotation["area"], name)
+
+
+def _check_area(area: float | None, name: str) -> None:
+    if area is not None and not 0 <= area < math.inf:
+        raise BadAnnotationError(f"{name}: `area` must be a number of pixels, at least 0, but is {area}")
 
 
 def _coco_rle(segmentation: object, size_hw: tuple[int, int], name: str) -> str:

@@ -9,12 +9,13 @@ import hashlib
 import io
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from persam_ray.annotations import BadAnnotationError, check_truth
 from persam_ray.evaluation import (
     ImageMatches,
     ImagePair,
@@ -118,11 +119,9 @@ class MatchImages:
         Raises:
             EvaluationError: A row is on one side only, or twice, or its sizes differ.
         """
-        rows = table.to_pylist()
+        rows = [self._checked(row) for row in table.to_pylist()]
         if not rows:
             return
-        for row in rows:
-            self._check(row)
         annotated = [row for row in rows if row["annotations"] is not None]
         try:
             summary, matches = judge_rows(annotated, self.options)
@@ -134,7 +133,8 @@ class MatchImages:
         judged = {"judged": len(annotated), "unannotated": len(rows) - len(annotated), "summary": pack(summary)}
         yield pa.Table.from_pylist([judged], schema=JUDGED)
 
-    def _check(self, row: Mapping[str, Any]) -> None:
+    def _checked(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the row with the size of its photo, which the truth need not state."""
         name = row["image_id"]
         if not row["is_image"]:
             raise EvaluationError(f"{self.predictions}: the row {name!r} is not among the images {self.images}")
@@ -142,11 +142,19 @@ class MatchImages:
             raise EvaluationError(f"{self.predictions}: has no row for the image {name!r} of {self.images}")
         if row["error"] is not None:
             raise EvaluationError(f"{self.images}: the ground truth of {name!r} cannot be used: {row['error']}")
-        found, true = (row["predicted_width"], row["predicted_height"]), (row["width"], row["height"])
-        if row["status"] == "ok" and None not in true and found != true:
+        if row["annotations"] is None:
+            return row
+        stated_hw = (row["height"], row["width"])
+        size_hw = (row["predicted_height"], row["predicted_width"]) if row["status"] == "ok" else stated_hw
+        if None in size_hw:
             raise EvaluationError(
-                f"{name!r}: predicted on {found[0]} x {found[1]} pixels, but annotated on {true[0]} x {true[1]}"
+                f"{self.images}: {name!r} could not be labeled, and its own row does not state its size"
             )
+        try:
+            check_truth(row, size_hw)
+        except BadAnnotationError as error:
+            raise EvaluationError(f"{self.images}: the ground truth of {name!r} cannot be used: {error}") from error
+        return row | {"height": size_hw[0], "width": size_hw[1]}
 
 
 def match_rows(matches: Iterable[ImageMatches]) -> list[dict[str, Any]]:

@@ -180,6 +180,14 @@ def test_a_box_or_area_of_another_form_is_refused(fields: dict[str, object]) -> 
         read(coco([SQUARE_POLYGON], **fields))
 
 
+@pytest.mark.parametrize("area", [NAN, INFINITY, -1])
+def test_an_area_is_a_number_of_pixels(area: float) -> None:
+    with pytest.raises(BadAnnotationError, match="annotation 31: `area` must be a number of pixels"):
+        read(coco([SQUARE_POLYGON], area=area))
+    with pytest.raises(BadAnnotationError, match="annotation of 'cup': `area` must be a number of pixels"):
+        check_truth(image_row(annotations=[ROWS[0] | {"area": area}]), SIZE_HW)
+
+
 @pytest.mark.parametrize("size_hw", [(0, 5), (4, -5), (10**6, 10**6), (3 * 10**9, 1)])
 def test_a_size_that_no_photo_has_is_refused(size_hw: tuple[int, int]) -> None:
     with pytest.raises(BadAnnotationError, match=f"a size of {size_hw[1]} x {size_hw[0]} pixels"):
@@ -221,7 +229,15 @@ def image_row(**fields: object) -> dict[str, Any]:
     return {"height": None, "width": None, "annotations": ROWS, **fields}
 
 
-@pytest.mark.parametrize("row", [image_row(), image_row(height=4, width=5), image_row(annotations=None, height=9)])
+@pytest.mark.parametrize(
+    "row",
+    [
+        image_row(),
+        image_row(height=4, width=5),
+        image_row(annotations=None, height=9),
+        image_row(annotations=[ROWS[0] | {"area": None, "iscrowd": None, "bbox_xywh": None}]),
+    ],
+)
 def test_truth_over_the_photos_own_size_is_accepted(row: dict[str, Any]) -> None:
     check_truth(row, SIZE_HW)
 

@@ -116,7 +116,7 @@ def test_the_size_of_a_shard_has_limits(size: str, capsys: pytest.CaptureFixture
     assert f"--images-per-shard must be between 1 and 10000, but is {size}" in said
 
 
-@pytest.mark.parametrize("config", [LabelConfig, ShardConfig])
+@pytest.mark.parametrize("config", JobConfig.__subclasses__())
 def test_help_explains_every_option(config: type[JobConfig], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(config, ["--help"])

@@ -83,12 +83,22 @@ def test_a_failed_image_misses_its_objects(tmp_path: Path) -> None:
         ({"is_image": None, "annotations": None}, "run: the row 'x' is not among the images photos"),
         ({"is_prediction": None, "instances": None}, "run: has no row for the image 'x' of photos"),
         ({"error": "segm is damaged"}, "photos: the ground truth of 'x' cannot be used: segm is damaged"),
-        ({"predicted_height": 21}, "'x': predicted on 30 x 21 pixels, but annotated on 30 x 20"),
+        (
+            {"predicted_height": 21},
+            "'x' .* the annotations are for an image of 30 x 20 pixels, but the photo is 30 x 21",
+        ),
+        ({"annotations": [{"category": "cup", "rle": None}]}, "'x' cannot be used: an annotation lacks"),
+        ({"status": "failed", "height": None}, "'x' could not be labeled, and its own row does not state its size"),
     ],
 )
 def test_what_does_not_belong_together_is_named(tmp_path: Path, fields: dict[str, Any], says: str) -> None:
     with pytest.raises(EvaluationError, match=says):
         matched(tmp_path, joined("fine"), joined("x", **fields))
+
+
+def test_truth_that_does_not_state_its_size_takes_the_photos(tmp_path: Path) -> None:
+    cup = metrics_of([matched(tmp_path, joined("a", height=None, width=None))["summary"]]).categories["cup"]
+    assert cup["tp"] == 1
 
 
 def test_a_doubled_row_is_named(tmp_path: Path) -> None:

@@ -46,12 +46,13 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "run").is_file()
 
 
-def summary(images: int, failed: int, instances: int, judged: bytes | None = None) -> dict[str, object]:
-    return {"images": images, "ok": images - failed, "failed": failed, "instances": instances, "summary": judged}
+def summary(images: int, failed: int, instances: int, judged: bytes | None) -> dict[str, object]:
+    counts = {"images": images, "ok": images - failed, "failed": failed, "instances": instances}
+    return counts | {"summary": judged}
 
 
-def test_summaries_are_added_up_and_judgements_gathered() -> None:
-    summaries = [summary(16, 1, 20, b"first"), summary(4, 4, 0), summary(10, 0, 7, b"second")]
+def test_summaries_are_added_up_and_what_was_judged_is_gathered() -> None:
+    summaries = [summary(16, 1, 20, b"first"), summary(4, 4, 0, None), summary(10, 0, 7, b"second")]
     counts, judged = add_up(iter(summaries))
     assert counts == Counts(images=30, ok=25, failed=5, instances=27)
     assert judged == [b"first", b"second"]

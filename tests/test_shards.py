@@ -105,6 +105,15 @@ def test_bad_coco_truth_is_an_error_of_its_image_alone(tmp_path: Path) -> None:
     assert rows[2]["error"] is None
 
 
+def test_without_pixels_the_truth_is_read_and_no_photo(tmp_path: Path) -> None:
+    truth = CocoTruth((4, 5), ({"category_id": 1, "segmentation": {"size": [4, 5], "counts": CUP["rle"]}},), {1: "cup"})
+    shard = FileShard((ImageFile("gone.jpg", str(tmp_path / "gone.jpg"), truth),))
+    (table,) = shard.read(pixels=False)
+    assert table.schema == READ
+    (row,) = table.to_pylist()
+    assert (row["image"], row["annotations"], row["error"]) == (None, [CUP], None)
+
+
 def test_a_file_is_found_by_its_key(tmp_path: Path) -> None:
     shard = FileShard(write_files(tmp_path, 3))
     found = shard.find("1.jpg")
@@ -139,6 +148,13 @@ def test_a_parquet_file_is_read_in_small_tables_whatever_its_row_groups(tmp_path
     assert [row["image"] for row in rows] == many(40)["image"]
     assert rows[1]["annotations"] == [CUP]
     assert rows[0]["annotations"] is None
+
+
+def test_a_parquet_file_is_read_without_its_pixels(tmp_path: Path) -> None:
+    rows = [row for table in parquet(tmp_path, many(40)).read(pixels=False) for row in table.to_pylist()]
+    assert [row["image_id"] for row in rows] == many(40)["image_id"]
+    assert all(row["image"] is None for row in rows)
+    assert (rows[0]["annotations"], rows[1]["annotations"]) == (None, [CUP])
 
 
 @pytest.mark.parametrize("row_group_size", [7, 40])

@@ -27,12 +27,12 @@ def evaluate(config: EvaluateConfig) -> None:
     )
     folder = join(config.predictions, "predictions")
     predictions = open_dataset(folder if exists(folder) else config.predictions, "parquet")
-    run_directory.prepare(config.output, overwrite=config.overwrite)
+    output = run_directory.prepare(config.output, [config.images, predictions.uri], overwrite=config.overwrite)
     with cluster.session():
-        plan = cluster.plan_workers(cluster.resources())
+        plan = cluster.plan_workers(cluster.nodes())
         images = cluster.count_images(dataset, plan)
         judged: Dataset = cluster.join_predictions(dataset, predictions, images, plan).map_batches(
-            MatchImages(join(config.output, "matches"), options, config.predictions, config.images),
+            MatchImages(join(output, "matches"), options, config.predictions, config.images),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=plan.task_cpus,
@@ -40,11 +40,11 @@ def evaluate(config: EvaluateConfig) -> None:
         rows = list(judged.iter_rows())
     metrics = metrics_of([row["summary"] for row in rows])
     check_truth(metrics, config.images)
-    write_json(join(config.output, "metrics.json"), metrics.as_dict())
+    write_json(join(output, "metrics.json"), metrics.as_dict())
     judged_images, unannotated = (sum(row[name] for row in rows) for name in ("judged", "unannotated"))
     console.print(f"{judged_images} images judged, {unannotated} without ground truth left out")
     console.print(metrics_table(metrics))
-    console.print(f"results in {clock(time.perf_counter() - started_s)}: {config.output}")
+    console.print(f"results in {clock(time.perf_counter() - started_s)}: {output}")
 
 
 def run_categories(run: str) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Convert photos of any format, and their annotations, to Parquet shards."""
 
-import ray
 from ray.data import Dataset
 
 from persam_ray import cluster, run_directory
@@ -14,20 +13,20 @@ from persam_ray.stages import WriteImages
 def shard(config: ShardConfig) -> None:
     """Run the job: read rows, write one Parquet file for each `shard_mb` of them."""
     dataset = open_dataset(config.images, config.format, config.annotations)
-    run_directory.prepare(config.output, overwrite=config.overwrite)
+    output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
     with cluster.session():
-        plan = cluster.plan_workers(cluster.resources())
+        plan = cluster.plan_workers(cluster.nodes())
         images = cluster.count_images(dataset, plan)
         counter = cluster.start_counter()
         written: Dataset = cluster.read_rows(dataset, plan).map_batches(
-            WriteImages(config.output, cluster.report_to(counter)),
+            WriteImages(output, cluster.report_to(counter)),
             batch_size=config.images_per_shard,
             batch_format="pyarrow",
             num_cpus=plan.task_cpus,
         )
-        with show_progress("writing", images, lambda: ray.get(counter.read.remote())[:2]):
+        with show_progress("writing", images, lambda: cluster.read_counter(counter)[:2]):
             files = list(written.iter_rows())
-    console.print(f"{sum(file['images'] for file in files)} images in {len(files)} shards: {config.output}")
+    console.print(f"{sum(file['images'] for file in files)} images in {len(files)} shards: {output}")
     problems = [problem for file in files for problem in file["problems"]]
     if problems:
         console.print(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pooch
 
-from persam_ray.storage import StorageError, exists, filesystem, is_local, storage_errors
+from persam_ray.storage import StorageError, absolute, exists, filesystem, is_local, storage_errors
 from persam_ray.types import Checkpoint, CheckpointError
 
 
@@ -60,7 +60,7 @@ def locate(name_or_uri: str) -> str:
     if official is None:
         if not exists(name_or_uri):
             raise StorageError(f"{name_or_uri}: no such checkpoint file, nor one of the names {', '.join(OFFICIAL)}")
-        return name_or_uri
+        return absolute(name_or_uri)
     try:
         path: str = pooch.retrieve(
             official.url,

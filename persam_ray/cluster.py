@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +19,11 @@ import ray
 import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from persam_ray.datasets import Dataset, DatasetError, key_hashes, repeated_hashes, repeated_key
+from persam_ray.progress import console
 from persam_ray.shards import ParquetShard, Shard, read_predictions
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ def session() -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray 2.60's coming default; silences its warning
     previous = signal.signal(signal.SIGTERM, _exit_on_signal)  # so that a scheduler's stop runs the `finally` too
     try:
+        if address := os.environ.get("RAY_ADDRESS"):
+            console.print(f"joining Ray at {address}")
         with _native_stderr_closed():
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         _quiet_ray_data()
@@ -119,31 +123,40 @@ class WorkerPlan:
         return "cuda" if self.actor_gpus else "cpu"
 
 
-def resources() -> dict[str, float]:
-    """Return what the cluster has: `CPU`, `GPU`, ..."""
-    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]  # Ray leaves it untyped
+Node = Mapping[str, float]
+"""What one machine has: `CPU`, `GPU`, ..."""
 
 
-def plan_workers(available: Mapping[str, float], actors: int | None = None) -> WorkerPlan:
-    """Share out a cluster so that nothing starves: the actors take at most half of the CPUs.
+def nodes() -> list[Node]:
+    """Return the resources of each living node."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray's
 
-    One actor for each GPU. Without one, an actor for every 4 CPUs of that half: on 2 CPUs a single actor with 1 of
-    them and 2 threads, and two tasks of half a CPU beside it.
+
+def plan_workers(machines: Sequence[Node], actors: int | None = None) -> WorkerPlan:
+    """Share out a cluster so that nothing starves: on each node the actors take at most half of the CPUs.
+
+    One actor for each GPU. Without one, an actor for every 4 CPUs of that half, as many on a node as fit: on 2 CPUs a
+    single actor with 1 of them and 2 threads, and two tasks of half a CPU beside it.
 
     Args:
-        available: From `resources()`.
+        machines: From `nodes()`; sizes follow the largest (with a GPU, where there is one).
         actors: Overrides their number.
     """
-    cpus, gpus = available.get("CPU", 1.0), int(available.get("GPU", 0))
-    count = actors or gpus or max(1, int(cpus / 8))
-    share = cpus / 2 / count
-    whole_share = float(int(share)) if share >= 1 else share  # Ray takes fractions only below 1
+    gpus = int(sum(node.get("GPU", 0) for node in machines))
+    hosts = [node for node in machines if node.get("GPU", 0) >= 1] if gpus else machines
+    largest = max((node.get("CPU", 1.0) for node in hosts), default=1.0)
+    on_largest = max(int(node.get("GPU", 0)) for node in hosts) if gpus else max(1, int(largest / 8))
+    if actors:
+        on_largest = math.ceil(actors / len(hosts))
+    share = largest / 2 / on_largest
+    share = float(int(share)) if share >= 1 else share  # Ray takes fractions only below 1
+    fitting = sum(int(node.get("CPU", 0) / 2 / share) for node in hosts)
     return WorkerPlan(
-        actors=count,
-        actor_cpus=min(1.0, whole_share) if gpus else whole_share,
-        actor_gpus=min(1.0, gpus / count) if gpus else 0.0,
-        threads=max(1, round(cpus / count)),
-        task_cpus=min(0.5, cpus / 4),
+        actors=actors or gpus or max(1, fitting),
+        actor_cpus=min(1.0, share) if gpus else share,
+        actor_gpus=1 / math.ceil(actors / gpus) if gpus and actors else float(bool(gpus)),
+        threads=max(1, round(largest / on_largest)),
+        task_cpus=min(0.5, largest / 4),
     )
 
 
@@ -244,7 +257,7 @@ def count_images(dataset: Dataset, plan: WorkerPlan) -> int:
         StorageError: A shard cannot be read.
     """
     if dataset.images is not None:
-        return dataset.images
+        return dataset.images  # listing has refused an empty one
     groups = [dataset.shards[start::SCAN_TASKS] for start in range(min(SCAN_TASKS, len(dataset.shards)))]
     scan = ray.remote(num_cpus=plan.task_cpus)(key_hashes)
     check = ray.remote(num_cpus=plan.task_cpus)(_check_keys)
@@ -258,6 +271,8 @@ def _check_keys(uri: str, shards: Sequence[Shard], *hashes: np.ndarray[Any, Any]
     image_id = repeated_key(shards, suspects.tolist()) if len(suspects) else None
     if image_id is not None:
         raise DatasetError(f"{uri}: two rows have the image_id {image_id!r}; keys must be unique")
+    if len(all_hashes) == 0:
+        raise DatasetError(f"{uri}: its files hold no images")
     return len(all_hashes)
 
 
@@ -302,15 +317,15 @@ def make_targets(
     plan: WorkerPlan,
 ) -> ray.ObjectRef[list[Target]]:
     """Make the targets on one worker with the actors' hardware; they stay in the object store."""
-    make = ray.remote(num_cpus=plan.actor_cpus, num_gpus=plan.actor_gpus)(_make_targets)
-    targets = make.remote(checkpoint, references, options, method)
-    ray.wait([targets])
-    return targets
+    make = ray.remote(_make_targets).options(num_cpus=plan.actor_cpus, num_gpus=plan.actor_gpus, num_returns=2)
+    targets, made = cast("Any", make.remote(checkpoint, references, options, method))  # two references, as asked for
+    ray.get(made)  # raises what went wrong, here and now
+    return cast("ray.ObjectRef[list[Target]]", targets)
 
 
 def _make_targets(
     checkpoint: Checkpoint, references: Mapping[str, Sequence[Reference]], options: SegmentOptions, method: str
-) -> list[Target]:
+) -> tuple[list[Target], int]:
     from dataclasses import replace
 
     from persam_ray.persam import make_target
@@ -320,7 +335,7 @@ def _make_targets(
     sam = load_sam(checkpoint, options)
     make = {"persam": make_target, "persam_f": make_target_f}[method]
     targets = [make(sam, examples) for examples in references.values()]
-    return [
+    on_cpu = [
         replace(
             target,
             feature_c=target.feature_c.cpu(),
@@ -329,6 +344,7 @@ def _make_targets(
         )
         for target in targets
     ]
+    return on_cpu, len(on_cpu)
 
 
 def fetcher(*references: ray.ObjectRef[Any]) -> partial[list[Any]]:
@@ -359,8 +375,18 @@ class ProgressCounter:
 
 
 def start_counter() -> Any:
-    """Start the actor; it takes no CPU."""
-    return ray.remote(num_cpus=0)(ProgressCounter).remote()
+    """Start the actor beside the driver, so that no lost worker takes it along; it takes no CPU."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(ProgressCounter).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def read_counter(counter: Any) -> tuple[int, int, dict[str, float]]:
+    """Return what the counter has; zeros if it is gone, for it is only there to look at."""
+    try:
+        sums: tuple[int, int, dict[str, float]] = ray.get(counter.read.remote())
+    except RayError:
+        return 0, 0, {}
+    return sums
 
 
 def report_to(counter: Any) -> partial[None]:

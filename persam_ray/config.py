@@ -78,7 +78,7 @@ class LabelConfig(JobConfig):
     official code (for comparisons with it)."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the image encoder; auto is bfloat16 where the hardware has it."""
+    """Of the image encoder; auto is bfloat16 where that is faster."""
 
     min_area_fraction: float = 0.0
     """Drop connected parts of a mask smaller than this fraction of the image, 0 to 1 (the paper's benchmark: 0.001)."""
@@ -111,6 +111,13 @@ class LabelConfig(JobConfig):
             _require(value is None or value >= 1, f"{name} must be at least 1, but is {value}")
         for pair in self.reference:
             parse_reference(pair)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All that the job reads, but the weights."""
+        pairs = [parse_reference(pair)[1:] for pair in self.reference]
+        named = (self.images, self.references, self.annotations, *(uri for pair in pairs for uri in pair))
+        return tuple(uri for uri in named if uri)
 
     @property
     def chosen_ids(self) -> tuple[str, ...]:
@@ -146,6 +153,11 @@ class ShardConfig(JobConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_between("--images-per-shard", self.images_per_shard, 1, 10_000)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All that the job reads."""
+        return tuple(uri for uri in (self.images, self.annotations) if uri)
 
 
 @dataclass(frozen=True)

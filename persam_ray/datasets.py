@@ -18,7 +18,7 @@ import numpy.typing as npt
 from persam_ray.annotations import BadAnnotationError, category_mask, check_truth
 from persam_ray.images import IMAGE_SUFFIXES, BadImageError, decode_image
 from persam_ray.shards import CocoTruth, FileShard, ImageFile, ParquetShard, Shard, TarShard
-from persam_ray.storage import base_name, exists, join, list_files, read_json
+from persam_ray.storage import absolute, base_name, exists, join, list_files, read_json
 from persam_ray.types import BadReferenceError, Reference
 
 Format = Literal["auto", "parquet", "folder", "webdataset", "coco", "deepfashion"]
@@ -59,6 +59,7 @@ def open_dataset(uri: str, dataset_format: Format = "auto", annotations: str | N
         DatasetError: No image is there, or an option contradicts another.
         StorageError: It cannot be listed.
     """
+    uri, annotations = absolute(uri), annotations and absolute(annotations)
     if annotations is not None and dataset_format not in {"auto", "coco"}:
         raise DatasetError(f"--annotations is COCO's file and does not go with --format {dataset_format}")
     if annotations is not None or dataset_format == "coco" or (dataset_format == "auto" and uri.endswith(".json")):

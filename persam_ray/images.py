@@ -27,7 +27,7 @@ UPRIGHT = {
 }
 """What undoes each EXIF orientation."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
 
 class BadImageError(ValueError):

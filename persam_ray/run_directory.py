@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from persam_ray.storage import check_writable, join, list_files, remove, write_json
+from persam_ray.storage import absolute, check_writable, join, list_files, public, remove, write_json
 
 VERSIONED = ("persam-ray", "ray", "torch", "segment-anything", "timm", "pyarrow", "numpy", "pillow", "pycocotools")
+
+
+OWN_FILES = re.compile(r"(manifest|metrics)\.json|((predictions|matches)/)?part-[0-9a-f]{16}\.parquet")
+"""What the jobs write below their output, and so what `--overwrite` may remove."""
 
 
 class OutputError(ValueError):
@@ -34,21 +39,38 @@ class Counts:
     instances: int
 
 
-def prepare(output: str, *, overwrite: bool) -> None:
-    """Make sure that a run can be written, before any work.
+def prepare(output: str, inputs: Iterable[str], *, overwrite: bool) -> str:
+    """Make sure that a run can be written, before any work, and return its URI, absolute if it is a path.
+
+    Args:
+        output: The run directory.
+        inputs: What the job reads: none of it may lie in the output, nor the output in it.
+        overwrite: Remove an earlier run's files; files that no run writes are never removed.
 
     Raises:
-        OutputError: Something is there already, and `overwrite` is False.
+        OutputError: Something is there already, or the output and an input lie within each other.
         StorageError: It cannot be written.
     """
+    output = absolute(output).rstrip("/") or "/"
+    for uri in map(absolute, inputs):
+        if _within(uri, output) or _within(output, uri):
+            raise OutputError(f"--output {output}: must not lie within {uri}, which is read, nor the other way round")
     check_writable(output)
     existing = list_files(output)
+    foreign = [name for name in existing if not OWN_FILES.fullmatch(name)]
+    if foreign:
+        raise OutputError(f"--output {output}: holds files that no run writes ({foreign[0]}, ...); choose another")
     if existing and not overwrite:
         raise OutputError(
             f"--output {output}: holds {len(existing)} files already ({existing[0]}, ...); use --overwrite"
         )
     for name in existing:
         remove(join(output, name))
+    return output
+
+
+def _within(uri: str, folder: str) -> bool:
+    return f"{uri.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def add_up(summaries: Iterable[Mapping[str, Any]]) -> tuple[Counts, list[bytes]]:
@@ -60,6 +82,12 @@ def add_up(summaries: Iterable[Mapping[str, Any]]) -> tuple[Counts, list[bytes]]
         if row["summary"] is not None:
             judged.append(row["summary"])
     return Counts(**sums), judged
+
+
+def check_complete(counts: Counts, images: int) -> None:
+    """Raise OutputError unless every listed image has become exactly one row."""
+    if counts.images != images:
+        raise OutputError(f"{images} images were listed, but {counts.images} rows written: the input changed meanwhile")
 
 
 def write_manifest(
@@ -80,7 +108,7 @@ def write_manifest(
     """
     versions = {name: version(name) for name in VERSIONED} | {"python": sys.version.split()[0]}
     content = {
-        "config": config,
+        "config": {name: _without_secrets(value) for name, value in config.items()},
         **fingerprints,
         "versions": versions,
         "counts": vars(counts),
@@ -88,3 +116,9 @@ def write_manifest(
         "images_per_second": round(counts.images / seconds["label"], 3) if seconds.get("label") else None,
     }
     write_json(join(output, "manifest.json"), content)
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_without_secrets(item) for item in value]
+    return public(value) if isinstance(value, str) else value

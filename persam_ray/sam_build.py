@@ -55,6 +55,10 @@ def build_modules(checkpoint: Checkpoint) -> SamModules:
         mask_decoder = _filled(_mask_decoder(checkpoint.tensors), checkpoint, "mask_decoder.")
     except KeyError as error:
         raise CheckpointError(f"the checkpoint has no tensor {error}, which SAM ({layout}) needs") from error
+    except (IndexError, ValueError, AssertionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"the checkpoint's tensors have shapes that no SAM ({layout}) has: {error}") from error
     return SamModules(image_encoder, prompt_encoder, mask_decoder, image_size_px)
 
 
@@ -227,9 +231,10 @@ class CompactEncoder(nn.Module):
 
 def _compact(checkpoint: Checkpoint) -> tuple[nn.Module, int]:
     name, image_size = checkpoint.metadata.get("backbone", ""), checkpoint.metadata.get("image_size", "")
-    if not timm.is_model(name) or not image_size.isdecimal():
+    if not timm.is_model(name) or not image_size.isdecimal() or int(image_size) % 32 or int(image_size) == 0:
         raise CheckpointError(
-            f"a compact SAM names its timm backbone and image size in the metadata, but got {name!r} and {image_size!r}"
+            "a compact SAM names its timm backbone and image size (a multiple of 32) in the metadata, but got "
+            f"{name!r} and {image_size!r}"
         )
     backbone: Any = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), pretrained=False)
     encoder = CompactEncoder(backbone, tuple(backbone.feature_info.channels()))

@@ -22,6 +22,7 @@ from persam_ray.schema import IMAGES, PREDICTIONS, READ, SchemaError, conform
 from persam_ray.storage import StorageError, filesystem, read_many, storage_errors
 
 ROWS_PER_TABLE = 16
+MAX_FILE_BYTES = 2**27  # 134 MB: no photo of up to 134 megapixels needs more; 16 of them fit into one Arrow table
 KEYS_AND_ANNOTATIONS = pa.schema([IMAGES.field("image_id"), IMAGES.field("annotations")])
 
 
@@ -113,6 +114,11 @@ def _file_row(
     annotations, size_hw, error = _truth_of(file, maps)
     if isinstance(photo, StorageError):
         error = f"the file cannot be read: {photo}"
+    elif photo is not None and len(photo) > MAX_FILE_BYTES:
+        photo, error = (
+            b"",
+            f"the file of {len(photo) / 1e6:.0f} MB is larger than the {MAX_FILE_BYTES / 1e6:.0f} MB allowed",
+        )
     height, width = size_hw or (None, None)
     return {
         "image_id": file.image_id,
@@ -218,7 +224,7 @@ def _parquet(uri: str) -> pq.ParquetFile:
     fs, path = filesystem(uri)
     with storage_errors(uri):
         try:
-            return pq.ParquetFile(path, filesystem=fs, pre_buffer=True)
+            return pq.ParquetFile(path, filesystem=fs, pre_buffer=False)  # true would hold the whole file
         except pa.ArrowInvalid as error:
             raise StorageError(f"{uri}: not a Parquet file ({error})") from error
 

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
+from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError
 from fsspec.core import url_to_fs
 
@@ -33,6 +35,20 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     except (ValueError, ImportError) as error:
         raise StorageError(f"{uri}: {error}") from error
     return fs, fs._strip_protocol(expanded)
+
+
+def absolute(uri: str) -> str:
+    """Return a local path as absolute: workers may have another working directory. URLs stay as they are."""
+    fs, path = filesystem(uri)
+    return path if is_local(fs) else uri
+
+
+def public(uri: str) -> str:
+    """Return a URI without user, password and query, which may hold secrets."""
+    if "://" not in uri:
+        return uri
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[-1], query="", fragment=""))
 
 
 def join(uri: str, *parts: str) -> str:
@@ -56,7 +72,7 @@ def storage_errors(uri: str) -> Iterator[None]:
         raise StorageError(f"{uri}: not found{_detail(error)}") from error
     except PermissionError as error:
         raise StorageError(f"{uri}: access denied{_detail(error)}") from error
-    except (OSError, BotoCoreError) as error:
+    except (OSError, BotoCoreError, ClientError) as error:
         raise StorageError(f"{uri}: {_one_line(error)}") from error
 
 
@@ -201,6 +217,8 @@ def _content(found: bytes | Exception, uri: str) -> bytes | StorageError:
             raise found
     except StorageError as error:
         return error
+    except Exception as error:  # whatever a protocol's client raises: it is this file's problem, not the job's
+        return StorageError(f"{uri}: {_one_line(error)}")
 
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:

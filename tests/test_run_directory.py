@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from persam_ray.run_directory import VERSIONED, Counts, OutputError, add_up, prepare, write_manifest
+from persam_ray.run_directory import VERSIONED, Counts, OutputError, add_up, check_complete, prepare, write_manifest
 from persam_ray.storage import StorageError
 
 
@@ -12,14 +12,15 @@ def files_below(folder: Path) -> list[str]:
 
 
 def old_run(folder: Path) -> Path:
-    for name in ("manifest.json", "predictions/part-1.parquet", "predictions/part #[2]*.parquet"):
+    parts = ("predictions/part-0123456789abcdef.parquet", "matches/part-0123456789abcdef.parquet")
+    for name in ("manifest.json", *parts):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"old")
     return folder
 
 
 def test_a_new_folder_is_made_and_left_empty(tmp_path: Path) -> None:
-    prepare(str(tmp_path / "a" / "run"), overwrite=False)
+    prepare(str(tmp_path / "a" / "run"), [], overwrite=False)
     assert (tmp_path / "a" / "run").is_dir()
     assert files_below(tmp_path) == []
 
@@ -27,22 +28,65 @@ def test_a_new_folder_is_made_and_left_empty(tmp_path: Path) -> None:
 def test_an_earlier_run_is_not_touched_unasked(tmp_path: Path) -> None:
     before = files_below(old_run(tmp_path / "run"))
     with pytest.raises(OutputError, match=r"--output .*run: holds 3 files already \(manifest\.json, .*use --overwrite"):
-        prepare(str(tmp_path / "run"), overwrite=False)
+        prepare(str(tmp_path / "run"), [], overwrite=False)
     assert files_below(tmp_path / "run") == before
 
 
 def test_overwriting_removes_the_earlier_run_and_nothing_beside_it(tmp_path: Path) -> None:
     old_run(tmp_path / "run*")
     old_run(tmp_path / "run1")
-    prepare(str(tmp_path / "run*"), overwrite=True)
+    prepare(str(tmp_path / "run*"), [], overwrite=True)
     assert files_below(tmp_path / "run*") == []
     assert len(files_below(tmp_path / "run1")) == 3
+
+
+def test_what_no_run_writes_is_never_removed(tmp_path: Path) -> None:
+    old_run(tmp_path / "run")
+    (tmp_path / "run" / "holiday.jpg").write_bytes(b"precious")
+    with pytest.raises(OutputError, match=r"holds files that no run writes \(holiday\.jpg, \.\.\.\)"):
+        prepare(str(tmp_path / "run"), [], overwrite=True)
+    assert len(files_below(tmp_path / "run")) == 4
+
+
+@pytest.mark.parametrize(
+    ("output", "source"),
+    [("photos", "photos"), ("photos/labels", "photos/"), (".", "photos"), ("photos", "photos/cup.jpg")],
+)
+def test_output_and_input_may_not_lie_within_each_other(tmp_path: Path, output: str, source: str) -> None:
+    with pytest.raises(OutputError, match="must not lie within"):
+        prepare(str(tmp_path / output), [str(tmp_path / source)], overwrite=True)
+
+
+def test_folders_that_share_the_start_of_their_names_are_apart(tmp_path: Path) -> None:
+    assert prepare(str(tmp_path / "photos-labels"), [str(tmp_path / "photos")], overwrite=False)
+
+
+def test_a_relative_output_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # workers may have another working directory
+    assert prepare("run", [], overwrite=False) == str(tmp_path / "run")
+
+
+def test_fewer_rows_than_images_is_no_complete_run() -> None:
+    check_complete(Counts(10, 9, 1, 12), 10)
+    with pytest.raises(OutputError, match="10 images were listed, but 9 rows written"):
+        check_complete(Counts(9, 9, 0, 12), 10)
+
+
+def test_the_manifest_keeps_no_secrets(tmp_path: Path) -> None:
+    config = {
+        "images": "http://user:pass@host/photos?X-Amz-Signature=1",
+        "reference": ("cup=a.jpg,b.png",),
+        "actors": 2,
+    }
+    write_manifest(str(tmp_path), config, {}, Counts(1, 1, 0, 0), {"label": 1.0})
+    kept = json.loads((tmp_path / "manifest.json").read_text())["config"]
+    assert kept == {"images": "http://host/photos", "reference": ["cup=a.jpg,b.png"], "actors": 2}
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_bytes(b"")
     with pytest.raises(StorageError, match="run: cannot be written"):
-        prepare(str(tmp_path / "run"), overwrite=True)
+        prepare(str(tmp_path / "run"), [], overwrite=True)
     assert (tmp_path / "run").is_file()
 
 

@@ -104,12 +104,15 @@ def test_bfloat16_encodes_close_to_float32(small_checkpoint: Checkpoint, small_s
     assert not torch.equal(exact, rough)
 
 
-def test_precision_names_a_type_and_auto_follows_the_hardware() -> None:
+def test_auto_precision_is_bfloat16_for_a_vit_where_the_hardware_has_it() -> None:
     cpu = torch.device("cpu")
-    assert encoder_dtype("float32", cpu) == torch.float32
-    assert encoder_dtype("bfloat16", cpu) == torch.bfloat16
+    vit = official_sam(image_size=128, embed_dim=8, depth=1, heads=1, global_blocks=()).image_encoder
+    convolutional = torch.nn.Conv2d(3, 8, 3)
+    assert encoder_dtype("float32", cpu, vit) == torch.float32
+    assert encoder_dtype("bfloat16", cpu, convolutional) == torch.bfloat16
     has_amx = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    assert encoder_dtype("auto", cpu) == (torch.bfloat16 if has_amx else torch.float32)
+    assert encoder_dtype("auto", cpu, vit) == (torch.bfloat16 if has_amx else torch.float32)
+    assert encoder_dtype("auto", cpu, convolutional) == torch.float32
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,54 @@
+"""How resources are shared out, on one machine and on many."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from persam_ray.cluster import Node, WorkerPlan, plan_workers
+
+
+def cpu_nodes(count: int, cpus: float) -> list[Node]:
+    return [{"CPU": cpus}] * count
+
+
+@pytest.mark.parametrize(
+    ("machines", "expected"),
+    [
+        (cpu_nodes(1, 1), WorkerPlan(1, 0.5, 0, 1, 0.25)),
+        (cpu_nodes(1, 2), WorkerPlan(1, 1.0, 0, 2, 0.5)),
+        (cpu_nodes(1, 3), WorkerPlan(1, 1.0, 0, 3, 0.5)),
+        (cpu_nodes(1, 16), WorkerPlan(2, 4.0, 0, 8, 0.5)),
+        (cpu_nodes(3, 4), WorkerPlan(3, 2.0, 0, 4, 0.5)),
+        (cpu_nodes(10, 2), WorkerPlan(10, 1.0, 0, 2, 0.5)),
+        ([{"CPU": 1}, {"CPU": 16}, {"CPU": 16}], WorkerPlan(4, 4.0, 0, 8, 0.5)),
+        ([{"CPU": 16, "GPU": 1}], WorkerPlan(1, 1.0, 1.0, 16, 0.5)),
+        ([{"CPU": 4}, {"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4}], WorkerPlan(8, 1.0, 1.0, 8, 0.5)),
+        ([{"CPU": 2, "GPU": 4}], WorkerPlan(4, 0.25, 1.0, 1, 0.5)),
+    ],
+)
+def test_the_plan_for_machines(machines: Sequence[Node], expected: WorkerPlan) -> None:
+    assert plan_workers(machines) == expected
+
+
+@pytest.mark.parametrize("actors", [1, 2, 3, 7])
+@pytest.mark.parametrize(
+    "machines", [cpu_nodes(1, 1), cpu_nodes(1, 2), cpu_nodes(3, 4), cpu_nodes(1, 16), [{"CPU": 8, "GPU": 2}]]
+)
+def test_actors_fit_and_leave_room_for_tasks(machines: Sequence[Node], actors: int) -> None:
+    plan = plan_workers(machines, actors)
+    assert plan.actors == actors
+    on_each = -(-actors // len(machines))
+    node = machines[0]
+    assert on_each * plan.actor_cpus <= node["CPU"] / 2
+    assert plan.task_cpus <= node["CPU"] / 2
+    assert plan.actor_cpus < 1 or plan.actor_cpus.is_integer()
+
+
+@pytest.mark.parametrize(("actors", "share"), [(None, 1.0), (2, 1.0), (3, 0.5), (4, 0.5), (5, 1 / 3)])
+def test_more_actors_than_gpus_share_each_evenly(actors: int | None, share: float) -> None:
+    assert plan_workers([{"CPU": 8, "GPU": 2}], actors).actor_gpus == pytest.approx(share)
+
+
+def test_the_device_follows_the_actors_share() -> None:
+    assert plan_workers([{"CPU": 8, "GPU": 1}]).device == "cuda"
+    assert plan_workers([{"CPU": 8}]).device == "cpu"

@@ -80,7 +80,7 @@ def test_the_manifest_keeps_no_secrets(tmp_path: Path) -> None:
     }
     write_manifest(str(tmp_path), config, {}, Counts(1, 1, 0, 0), {"label": 1.0})
     kept = json.loads((tmp_path / "manifest.json").read_text())["config"]
-    assert kept == {"images": "http://host/photos", "reference": ["cup=a.jpg,b.png"], "actors": 2}
+    assert kept == {"images": "http://host/photos", "reference": ["cup=a,b"], "actors": 2}
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -88,5 +88,6 @@ def run_job(job: Callable[[ConfigT], None], config_class: type[ConfigT]) -> None
 
         cause = cause_of(error)
         if isinstance(cause, (ConfigError, ValueError, OSError)) and type(cause).__module__.startswith("persam_ray"):
-            sys.exit(f"error: {' '.join(str(cause).split())}")
+            message = str(cause).partition("\nFailed to ")[0]  # Ray Data appends advice on its retries
+            sys.exit(f"error: {' '.join(message.split())}")
         raise

@@ -1,0 +1,82 @@
+"""The stage that holds SAM: each photo is encoded once, failed rows pass through, order is kept."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from persam_ray.persam import make_target
+from persam_ray.persam_f import make_target_f
+from persam_ray.sam import Sam
+from persam_ray.stages import PIXELS, DecodeImages, SegmentOptions, SegmentWithPersam
+from persam_ray.types import Checkpoint, Reference, Target
+from tests.conftest import scene
+from tests.encoded_images import encoded
+
+OPTIONS = SegmentOptions("cpu", 2, 1, "float32", "aligned", 0.0)
+Reported = list[tuple[int, int, Mapping[str, float]]]
+
+
+@pytest.fixture(scope="module")
+def targets(small_sam: Sam, disc_reference: Reference) -> list[Target]:
+    other = Reference("other", disc_reference.image_hw3, ~disc_reference.mask_hw)
+    return [make_target(small_sam, [disc_reference]), make_target_f(small_sam, [other])]
+
+
+def pixels(*names: str) -> pa.Table:
+    """Decode a photo for each name; `bad` is none."""
+    rows = [
+        {"image_id": name, "image": b"no" if name == "bad" else encoded(scene(60, 80 + index)), "annotations": None}
+        | {"height": None, "width": None, "error": None}
+        for index, name in enumerate(names)
+    ]
+    return DecodeImages(128)(pa.Table.from_pylist(rows))
+
+
+def stage(checkpoint: Checkpoint, targets: list[Target], reported: Reported | None = None) -> SegmentWithPersam:
+    calls: Reported = [] if reported is None else reported
+    return SegmentWithPersam(lambda: (checkpoint, targets), OPTIONS, lambda *numbers: calls.append(numbers))
+
+
+def test_two_categories_encode_each_photo_once(
+    small_checkpoint: Checkpoint, targets: list[Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded_photos: list[int] = []
+    encode = Sam.encode
+
+    def counting(self: Sam, resized: Any) -> Any:
+        encoded_photos.append(len(resized))
+        return encode(self, resized)
+
+    monkeypatch.setattr(Sam, "encode", counting)
+    labeled = stage(small_checkpoint, targets)(pixels("a", "b", "c"))
+    assert sum(encoded_photos) == 3
+    found = {instance["category"] for row in labeled.to_pylist() for instance in row["instances"]}
+    assert found == {"disc", "other"}
+
+
+def test_two_categories_give_what_each_gives_alone(small_checkpoint: Checkpoint, targets: list[Target]) -> None:
+    table = pixels("a", "b")
+    both = stage(small_checkpoint, targets)(table).to_pylist()
+    for target in targets:
+        alone = stage(small_checkpoint, [target])(table).to_pylist()
+        for row, row_alone in zip(both, alone, strict=True):
+            kept = [instance for instance in row["instances"] if instance["category"] == target.category]
+            assert kept == row_alone["instances"]
+
+
+def test_a_failed_row_passes_through_in_its_place(small_checkpoint: Checkpoint, targets: list[Target]) -> None:
+    reported: Reported = []
+    rows = stage(small_checkpoint, targets, reported)(pixels("a", "bad", "c")).to_pylist()
+    assert [(row["image_id"], row["status"]) for row in rows] == [("a", "ok"), ("bad", "failed"), ("c", "ok")]
+    assert rows[1]["instances"] == []
+    assert "not an image" in rows[1]["error"]
+    assert sum(images for images, _, _ in reported) == 3
+    assert sum(failed for _, failed, _ in reported) == 1
+
+
+def test_a_table_of_failures_alone_needs_no_model_call(small_checkpoint: Checkpoint, targets: list[Target]) -> None:
+    table = pixels("bad")
+    assert table.schema.equals(PIXELS)
+    assert [row["status"] for row in stage(small_checkpoint, targets)(table).to_pylist()] == ["failed"]

@@ -6,12 +6,12 @@ Writes are atomic: a reader finds a whole file or none.
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 from aiohttp import ClientError
@@ -43,12 +43,10 @@ def absolute(uri: str) -> str:
     return path if is_local(fs) else uri
 
 
-def public(uri: str) -> str:
-    """Return a URI without user, password and query, which may hold secrets."""
-    if "://" not in uri:
-        return uri
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[-1], query="", fragment=""))
+def public(text: str) -> str:
+    """Return a URI, or URIs with commas between them, without users, passwords and queries, which may hold secrets."""
+    without_user = re.sub(r"://[^/@,]*@", "://", text)
+    return re.sub(r"(://[^?,]*)\?[^,]*", r"\1", without_user)
 
 
 def join(uri: str, *parts: str) -> str:

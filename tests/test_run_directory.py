@@ -75,12 +75,16 @@ def test_fewer_rows_than_images_is_no_complete_run() -> None:
 def test_the_manifest_keeps_no_secrets(tmp_path: Path) -> None:
     config = {
         "images": "http://user:pass@host/photos?X-Amz-Signature=1",
-        "reference": ("cup=a.jpg,b.png",),
+        "reference": ("cup=https://me:pw@host/a.jpg?sig=1,s3://bucket/b.png",),
         "actors": 2,
     }
     write_manifest(str(tmp_path), config, {}, Counts(1, 1, 0, 0), {"label": 1.0})
     kept = json.loads((tmp_path / "manifest.json").read_text())["config"]
-    assert kept == {"images": "http://host/photos", "reference": ["cup=a,b"], "actors": 2}
+    assert kept == {
+        "images": "http://host/photos",
+        "reference": ["cup=https://host/a.jpg,s3://bucket/b.png"],
+        "actors": 2,
+    }
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:

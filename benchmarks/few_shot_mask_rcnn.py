@@ -21,6 +21,7 @@ import torch
 from persam_ray.annotations import category_mask
 from persam_ray.checkpoints import read_checkpoint
 from persam_ray.datasets import open_dataset
+from persam_ray.detection import predict
 from persam_ray.evaluation_merge import accumulate
 from persam_ray.few_shot import (
     Example,
@@ -33,7 +34,7 @@ from persam_ray.few_shot import (
 )
 from persam_ray.images import decode_image
 from persam_ray.judging import JudgeOptions, judge_rows
-from persam_ray.mask_rcnn import MaskRcnn, build_mask_rcnn, predict
+from persam_ray.mask_rcnn import MaskRcnn, build_mask_rcnn
 from persam_ray.masks import components, drop_small_components, encode_rle
 from persam_ray.types import Segmentation
 

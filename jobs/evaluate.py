@@ -12,6 +12,7 @@ from persam_ray.datasets import open_dataset
 from persam_ray.evaluation_merge import Metrics
 from persam_ray.judging import EvaluationError, JudgeOptions, MatchImages, metrics_of
 from persam_ray.progress import clock, console
+from persam_ray.reading import count_images, join_predictions
 from persam_ray.storage import exists, join, read_json, write_json
 
 
@@ -30,8 +31,8 @@ def evaluate(config: EvaluateConfig) -> None:
     output = run_directory.prepare(config.output, [config.images, predictions.uri], overwrite=config.overwrite)
     with cluster.session():
         plan = cluster.plan_workers(cluster.nodes())
-        images = cluster.count_images(dataset, plan)
-        judged: Dataset = cluster.join_predictions(dataset, predictions, images, plan).map_batches(
+        images = count_images(dataset, plan)
+        judged: Dataset = join_predictions(dataset, predictions, images, plan).map_batches(
             MatchImages(join(output, "matches"), options, config.predictions, config.images),
             batch_size=None,
             batch_format="pyarrow",
@@ -52,7 +53,7 @@ def run_categories(run: str) -> tuple[str, ...]:
     manifest = join(run, "manifest.json")
     if not exists(manifest):
         raise ConfigError(f"--category is needed: {run} has no manifest.json that would name the categories")
-    return tuple(read_json(manifest)["references"])
+    return tuple(read_json(manifest)["categories"])
 
 
 def check_truth(metrics: Metrics, images: str) -> None:

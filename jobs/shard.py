@@ -7,6 +7,7 @@ from persam_ray.command_line import run_job
 from persam_ray.config import ShardConfig
 from persam_ray.datasets import open_dataset
 from persam_ray.progress import console, show_progress
+from persam_ray.reading import count_images, read_rows
 from persam_ray.stages import WriteImages
 
 
@@ -16,9 +17,9 @@ def shard(config: ShardConfig) -> None:
     output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
     with cluster.session():
         plan = cluster.plan_workers(cluster.nodes())
-        images = cluster.count_images(dataset, plan)
+        images = count_images(dataset, plan)
         counter = cluster.start_counter()
-        written: Dataset = cluster.read_rows(dataset, plan).map_batches(
+        written: Dataset = read_rows(dataset, plan).map_batches(
             WriteImages(output, cluster.report_to(counter)),
             batch_size=config.images_per_shard,
             batch_format="pyarrow",

@@ -1,4 +1,4 @@
-"""What needs Ray itself: the session, how its resources are shared out, the datasource, work done once on a worker."""
+"""Ray's session, how its resources are shared out, and what the driver sees of the work."""
 
 from __future__ import annotations
 
@@ -11,33 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import ray
 import ray.data
-from ray.data import Datasource, ReadTask
-from ray.data.block import BlockMetadata
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from persam_ray.datasets import Dataset, DatasetError, key_hashes, repeated_hashes, repeated_key
 from persam_ray.progress import console
-from persam_ray.shards import ParquetShard, Shard, read_predictions
-
-if TYPE_CHECKING:
-    from persam_ray.stages import SegmentOptions
-    from persam_ray.types import Checkpoint, Reference, Target
 
 BLOCK_BYTES = 32 * 2**20
 """Decoded photos travel in blocks of this size: 40 at 512 pixels, 13 at 1024. Ray's own 128 MiB would let the first
 actor wait for 160 photos."""
-
-SCAN_TASKS = 64
-
-ROWS_PER_PARTITION = 2000
-"""Images that one task judges: their run-length strings are a few KB each."""
 
 
 # --- the session -----------------------------------------------------------------------------------------------------
@@ -160,196 +145,12 @@ def plan_workers(machines: Sequence[Node], actors: int | None = None) -> WorkerP
     )
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-class Readable(Protocol):
-    """What yields tables in a worker."""
-
-    def read(self) -> Iterator[pa.Table]:
-        """Yield tables of one schema."""
-        ...
-
-
-class ShardDatasource(Datasource):
-    """Ray Data's view of our shards: one read task for each."""
-
-    def __init__(self, shards: Sequence[Readable]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
-        self._shards = shards
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Return None: sizes are known only by reading."""
-        return None
-
-    def get_read_tasks(
-        self,
-        parallelism: int,  # noqa: ARG002 - shards are cut already
-        per_task_row_limit: int | None = None,
-        data_context: Any = None,  # noqa: ARG002 - nothing to configure
-    ) -> list[ReadTask]:
-        """Return a task for each shard."""
-        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(shard.read, unknown, per_task_row_limit=per_task_row_limit) for shard in self._shards]
-
-
-def read_rows(dataset: Dataset, plan: WorkerPlan) -> ray.data.Dataset:
-    """Return the rows of a dataset (READ schema), streamed."""
-    rows: ray.data.Dataset = ray.data.read_datasource(
-        ShardDatasource(dataset.shards), override_num_blocks=len(dataset.shards), num_cpus=plan.task_cpus
-    )
-    return rows
-
-
-def join_predictions(dataset: Dataset, predictions: Dataset, images: int, plan: WorkerPlan) -> ray.data.Dataset:
-    """Put each image's ground truth beside its prediction, by key; a row that is on one side only stays, half empty.
-
-    Args:
-        dataset: The annotated images; their pixels are not read.
-        predictions: Parquet files of the PREDICTIONS schema, listed.
-        images: How many there are, which decides the number of partitions.
-        plan: For the tasks' size.
-    """
-    truth_shards = [_Truths(shard) for shard in dataset.shards]
-    found_shards = [_Predictions(shard.uri) for shard in predictions.shards if isinstance(shard, ParquetShard)]
-    truths, found = (
-        ray.data.read_datasource(ShardDatasource(shards), override_num_blocks=len(shards), num_cpus=plan.task_cpus)
-        for shards in (truth_shards, found_shards)
-    )
-    joined: ray.data.Dataset = truths.join(
-        found, join_type="full_outer", on=("image_id",), num_partitions=max(1, -(-images // ROWS_PER_PARTITION))
-    )
-    return joined
-
-
-@dataclass(frozen=True)
-class _Truths:
-    """A shard's keys, sizes and annotations, marked as such."""
-
-    shard: Shard
-
-    def read(self) -> Iterator[pa.Table]:
-        for table in self.shard.read(pixels=False):
-            yield table.drop(["image"]).append_column("is_image", pa.array([True] * len(table)))
-
-
-@dataclass(frozen=True)
-class _Predictions:
-    """A file of predictions, its size columns renamed so that both sides keep theirs."""
-
-    uri: str
-
-    def read(self) -> Iterator[pa.Table]:
-        for table in read_predictions(self.uri):
-            renamed = table.drop(["error"]).rename_columns({"height": "predicted_height", "width": "predicted_width"})
-            yield renamed.append_column("is_prediction", pa.array([True] * len(table)))
-
-
-def count_images(dataset: Dataset, plan: WorkerPlan) -> int:
-    """Return the number of images, having checked that no key occurs twice.
-
-    Listed files have unique names. The keys of Parquet and WebDataset shards are read in tasks, which return 8 bytes
-    for each; the driver holds none of them.
-
-    Raises:
-        DatasetError: Two rows have one image_id.
-        SchemaError: A Parquet file lacks a column.
-        StorageError: A shard cannot be read.
-    """
-    if dataset.images is not None:
-        return dataset.images  # listing has refused an empty one
-    groups = [dataset.shards[start::SCAN_TASKS] for start in range(min(SCAN_TASKS, len(dataset.shards)))]
-    scan = ray.remote(num_cpus=plan.task_cpus)(key_hashes)
-    check = ray.remote(num_cpus=plan.task_cpus)(_check_keys)
-    count: int = ray.get(check.remote(dataset.uri, dataset.shards, *[scan.remote(group) for group in groups]))
-    return count
-
-
-def _check_keys(uri: str, shards: Sequence[Shard], *hashes: np.ndarray[Any, Any]) -> int:
-    all_hashes = np.concatenate(hashes)
-    suspects = repeated_hashes(all_hashes)
-    image_id = repeated_key(shards, suspects.tolist()) if len(suspects) else None
-    if image_id is not None:
-        raise DatasetError(f"{uri}: two rows have the image_id {image_id!r}; keys must be unique")
-    if len(all_hashes) == 0:
-        raise DatasetError(f"{uri}: its files hold no images")
-    return len(all_hashes)
-
-
 # --- work done once --------------------------------------------------------------------------------------------------
 
 
-def load_checkpoint(uri: str) -> tuple[ray.ObjectRef[Checkpoint], str, int]:
-    """Read a checkpoint into the object store, where all actors share its memory.
-
-    It is read on this node, where `checkpoints.locate` has put it, but not by the driver.
-
-    Returns:
-        Its reference, its fingerprint, and the side of the model's input in pixels.
-
-    Raises:
-        CheckpointError: Its layout is unknown.
-    """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    read = ray.remote(_read_checked).options(num_cpus=0, num_returns=3, scheduling_strategy=here)
-    checkpoint, fingerprint, image_size_px = cast("Any", read.remote(uri))  # three references, as asked for above
-    return checkpoint, ray.get(fingerprint), ray.get(image_size_px)
-
-
-def _read_checked(uri: str) -> tuple[Checkpoint, str, int]:
-    from persam_ray.checkpoints import read_checkpoint
-    from persam_ray.sam_build import build_modules
-    from persam_ray.types import CheckpointError
-
-    checkpoint = read_checkpoint(uri)
-    try:
-        modules = build_modules(checkpoint)
-    except CheckpointError as error:
-        raise CheckpointError(f"{uri}: {error}") from error
-    return checkpoint, checkpoint.fingerprint, modules.image_size_px
-
-
-def make_targets(
-    checkpoint: ray.ObjectRef[Checkpoint],
-    references: Mapping[str, Sequence[Reference]],
-    options: SegmentOptions,
-    method: str,
-    plan: WorkerPlan,
-) -> ray.ObjectRef[list[Target]]:
-    """Make the targets on one worker with the actors' hardware; they stay in the object store."""
-    make = ray.remote(_make_targets).options(num_cpus=plan.actor_cpus, num_gpus=plan.actor_gpus, num_returns=2)
-    targets, made = cast("Any", make.remote(checkpoint, references, options, method))  # two references, as asked for
-    ray.get(made)  # raises what went wrong, here and now
-    return cast("ray.ObjectRef[list[Target]]", targets)
-
-
-def _make_targets(
-    checkpoint: Checkpoint, references: Mapping[str, Sequence[Reference]], options: SegmentOptions, method: str
-) -> tuple[list[Target], int]:
-    from dataclasses import replace
-
-    from persam_ray.persam import make_target
-    from persam_ray.persam_f import make_target_f
-    from persam_ray.stages import load_sam
-
-    sam = load_sam(checkpoint, options)
-    make = {"persam": make_target, "persam_f": make_target_f}[method]
-    targets = [make(sam, examples) for examples in references.values()]
-    on_cpu = [
-        replace(
-            target,
-            feature_c=target.feature_c.cpu(),
-            embedding_c=target.embedding_c.cpu(),
-            mask_weights_3=None if target.mask_weights_3 is None else target.mask_weights_3.cpu(),
-        )
-        for target in targets
-    ]
-    return on_cpu, len(on_cpu)
-
-
-def fetcher(*references: ray.ObjectRef[Any]) -> partial[list[Any]]:
-    """Return a callable that gets objects in an actor, so that stages need not know Ray."""
-    return partial(ray.get, list(references))
+def on_this_node(*, soft: bool) -> NodeAffinitySchedulingStrategy:
+    """Return the strategy that keeps a task or actor on the driver's machine; soft where another will do."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=soft)
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
@@ -376,8 +177,7 @@ class ProgressCounter:
 
 def start_counter() -> Any:
     """Start the actor beside the driver, so that no lost worker takes it along; it takes no CPU."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(ProgressCounter).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(ProgressCounter).options(num_cpus=0, scheduling_strategy=on_this_node(soft=False)).remote()
 
 
 def read_counter(counter: Any) -> tuple[int, int, dict[str, float]]:

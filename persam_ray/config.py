@@ -21,36 +21,50 @@ class ConfigError(Exception):
     """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobConfig:
     """What every job has."""
 
-    config: str | None = dataclasses.field(default=None, kw_only=True)
+    images: str
+    """Photos: a folder or prefix of images, Parquet shards, WebDataset tars, COCO's instances_*.json, or
+    DeepFashion-MultiModal's folder; a path or a URL (s3://...)."""
+
+    output: str
+    """Folder or prefix for what the job writes."""
+
+    format: Format = "auto"
+    """Format of --images; auto looks at the names."""
+
+    annotations: str | None = None
+    """COCO instances_*.json for the photos below --images."""
+
+    overwrite: bool = False
+    """Remove an earlier run at --output first; without it, a run that is there already is an error."""
+
+    config: str | None = None
     """YAML file (path or URL) with any of these options; the command line wins over it."""
 
     def __post_init__(self) -> None:
         for name in ("images", "output"):  # an unset variable of a shell would mean the current folder
-            _require(getattr(self, name, None) != "", f"--{name} must not be empty")
+            require(getattr(self, name) != "", f"--{name} must not be empty")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All that the job reads, but the weights."""
+        return tuple(uri for uri in (self.images, self.annotations) if uri)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for the manifest."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "config"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelConfig(JobConfig):
     """Label every photo of a bucket from one reference photo and its mask.
 
     Example: python jobs/label.py --images s3://bucket/photos --reference cup=cup.jpg,cup_mask.png
     --output s3://bucket/labels
     """
-
-    images: str
-    """Photos to label: a folder or prefix of images, Parquet shards, WebDataset tars, COCO's instances_*.json, or
-    DeepFashion-MultiModal's folder; a path or a URL (s3://...)."""
-
-    output: str
-    """Folder or prefix for the results: predictions/*.parquet, manifest.json, metrics.json if there is ground truth."""
 
     reference: Annotated[Repeated, tyro.conf.arg(metavar="CATEGORY=IMAGE,MASK")] = ()
     """A photo and its mask (any non-zero pixel is the object; in a JPEG, any brighter than half), paths or URLs. Repeat
@@ -83,32 +97,23 @@ class LabelConfig(JobConfig):
     min_area_fraction: float = 0.0
     """Drop connected parts of a mask smaller than this fraction of the image, 0 to 1 (the paper's benchmark: 0.001)."""
 
-    format: Format = "auto"
-    """Format of --images; auto looks at the names."""
-
-    annotations: str | None = None
-    """COCO instances_*.json for the photos below --images."""
-
     actors: int | None = None
     """Workers that hold SAM; by default one for each GPU, without GPUs one for every 8 CPUs."""
 
     batch_size: int | None = None
     """Images in one pass of SAM's encoder; by default 8 on a GPU, 1 on a CPU."""
 
-    overwrite: bool = False
-    """Remove an earlier run at --output first; without it, a run that is there already is an error."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(
+        require(
             bool(self.reference) != bool(self.references), "give --reference CATEGORY=IMAGE,MASK or --references URI"
         )
-        _require(not self.references or bool(self.category), "--references needs at least one --category")
-        _require(not self.category or bool(self.references), "--category goes with --references, not with --reference")
-        _require(not self.reference_ids or bool(self.references), "--reference-ids goes with --references")
-        _check_between("--min-area-fraction", self.min_area_fraction, 0, 1)
+        require(not self.references or bool(self.category), "--references needs at least one --category")
+        require(not self.category or bool(self.references), "--category goes with --references, not with --reference")
+        require(not self.reference_ids or bool(self.references), "--reference-ids goes with --references")
+        check_between("--min-area-fraction", self.min_area_fraction, 0, 1)
         for name, value in (("--actors", self.actors), ("--batch-size", self.batch_size)):
-            _require(value is None or value >= 1, f"{name} must be at least 1, but is {value}")
+            require(value is None or value >= 1, f"{name} must be at least 1, but is {value}")
         for pair in self.reference:
             parse_reference(pair)
 
@@ -116,51 +121,31 @@ class LabelConfig(JobConfig):
     def inputs(self) -> tuple[str, ...]:
         """All that the job reads, but the weights."""
         pairs = [parse_reference(pair)[1:] for pair in self.reference]
-        named = (self.images, self.references, self.annotations, *(uri for pair in pairs for uri in pair))
-        return tuple(uri for uri in named if uri)
+        references = (self.references, *(uri for pair in pairs for uri in pair))
+        return (*super().inputs, *(uri for uri in references if uri))
 
     @property
     def chosen_ids(self) -> tuple[str, ...]:
-        """The ids of --reference-ids, split at commas."""
-        return tuple(identity for group in self.reference_ids for identity in group.split(",") if identity)
+        """The ids of --reference-ids."""
+        return split_ids(self.reference_ids)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardConfig(JobConfig):
     """Write photos of any format, and their annotations, as Parquet shards.
 
     Example: python jobs/shard.py --images photos/ --output s3://bucket/shards
     """
 
-    images: str
-    """Photos: as --images of jobs/label.py."""
-
-    output: str
-    """Folder or prefix for the shards, part-*.parquet."""
-
-    format: Format = "auto"
-    """Format of --images; auto looks at the names."""
-
-    annotations: str | None = None
-    """COCO instances_*.json for the photos below --images."""
-
     images_per_shard: int = 256
     """Photos in one file, 1 to 10000; a worker holds that many at once."""
 
-    overwrite: bool = False
-    """Remove what is at --output first."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_between("--images-per-shard", self.images_per_shard, 1, 10_000)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """All that the job reads."""
-        return tuple(uri for uri in (self.images, self.annotations) if uri)
+        check_between("--images-per-shard", self.images_per_shard, 1, 10_000)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(JobConfig):
     """Judge predictions against annotated images: the 12 COCO numbers, TP, FP, FN, F1, mean IoU, boundary IoU.
 
@@ -169,12 +154,6 @@ class EvaluateConfig(JobConfig):
 
     predictions: str
     """Run directory of any labeling job, or its predictions/ folder."""
-
-    images: str
-    """Annotated images, the same that were labeled: as --images of jobs/label.py."""
-
-    output: str
-    """Folder or prefix for metrics.json and matches/*.parquet."""
 
     category: Annotated[Repeated, tyro.conf.arg(metavar="NAME")] = ()
     """Category to judge; repeat for more. By default those of the run's manifest."""
@@ -188,21 +167,12 @@ class EvaluateConfig(JobConfig):
     min_area_fraction: float = 0.0
     """Drop predicted objects smaller than this fraction of the image, 0 to 1."""
 
-    format: Format = "auto"
-    """Format of --images; auto looks at the names."""
-
-    annotations: str | None = None
-    """COCO instances_*.json for the photos below --images."""
-
-    overwrite: bool = False
-    """Remove what is at --output first."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.predictions != "", "--predictions must not be empty")
-        _check_between("--score-threshold", self.score_threshold, 0, 1)
-        _check_between("--min-area-fraction", self.min_area_fraction, 0, 1)
-        _require(len(set(self.category)) == len(self.category), "--category names one category twice")
+        require(self.predictions != "", "--predictions must not be empty")
+        check_between("--score-threshold", self.score_threshold, 0, 1)
+        check_between("--min-area-fraction", self.min_area_fraction, 0, 1)
+        require(len(set(self.category)) == len(self.category), "--category names one category twice")
 
 
 def parse_reference(pair: str) -> tuple[str, str, str]:
@@ -218,10 +188,17 @@ def parse_reference(pair: str) -> tuple[str, str, str]:
     return category, image, mask
 
 
-def _require(condition: bool, message: str) -> None:
+def split_ids(groups: tuple[str, ...]) -> tuple[str, ...]:
+    """Split a repeated option of ids at its commas."""
+    return tuple(identity for group in groups for identity in group.split(",") if identity)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError with the message unless the condition holds."""
     if not condition:
         raise ConfigError(message)
 
 
-def _check_between(option: str, value: float, low: float, high: float) -> None:
-    _require(low <= value <= high, f"{option} must be between {low} and {high}, but is {value}")
+def check_between(option: str, value: float, low: float, high: float) -> None:
+    """Raise ConfigError unless an option's value lies between two, both allowed."""
+    require(low <= value <= high, f"{option} must be between {low} and {high}, but is {value}")

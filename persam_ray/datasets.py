@@ -46,6 +46,13 @@ class Dataset:
     shards: tuple[Shard, ...]
     images: int | None
 
+    def only(self, image_ids: Iterable[str]) -> Dataset:
+        """Return the dataset reduced to these keys, all of which must be in it."""
+        keys = frozenset(image_ids)
+        shards = (shard.only(keys) for shard in self.shards)
+        kept = tuple(shard for shard in shards if not (isinstance(shard, FileShard) and not shard.files))
+        return Dataset(self.uri, self.format, kept, len(keys))
+
 
 def open_dataset(uri: str, dataset_format: Format = "auto", annotations: str | None = None) -> Dataset:
     """List a dataset.

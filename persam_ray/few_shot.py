@@ -17,7 +17,7 @@ Suffixes name the axes: h w rows and columns, n instances.
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -29,7 +29,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms.v2 import functional as colour
 
-from persam_ray.mask_rcnn import MaskRcnn, MaskRcnnSpec, resize
+from persam_ray.images import resize
+from persam_ray.mask_rcnn import MaskRcnn, MaskRcnnSpec
 from persam_ray.masks import tight_box
 from persam_ray.types import BoolArray, ByteArray
 
@@ -130,27 +131,27 @@ class FewShotSettings:
 # --- examples --------------------------------------------------------------------------------------------------------
 
 
-def prepare(examples: Sequence[Example], spec: MaskRcnnSpec, settings: FewShotSettings) -> dict[str, Example]:
-    """Make examples small enough to keep and free of crowds, by image_id.
+def prepare(examples: Iterable[Example], spec: MaskRcnnSpec, settings: FewShotSettings) -> dict[str, Example]:
+    """Make examples small enough to keep and free of crowds, by image_id, one after the other.
 
     A 12-megapixel photo with 3 masks is 72 MB and takes 60 ms to resize; from here on it is 1.3 MB.
 
     Raises:
         ValueError: No example holds an object, two have one image_id, or a label has no category.
     """
-    by_id = {example.image_id: example for example in examples}
-    if len(by_id) < len(examples):
-        raise ValueError(f"{len(examples)} examples have only {len(by_id)} different image_ids")
+    prepared: dict[str, Example] = {}
     for example in examples:
+        if example.image_id in prepared:
+            raise ValueError(f"two examples have the image_id {example.image_id!r}")
         if example.labels_n.max(initial=0) > len(spec.categories):
             raise ValueError(
                 f"example {example.image_id!r}: label {example.labels_n.max()} is beyond the {len(spec.categories)} "
                 f"categories ({', '.join(spec.categories)})"
             )
-    prepared = {name: _without_crowds(_shrunk(by_id[name], spec, settings)) for name in sorted(by_id)}
+        prepared[example.image_id] = _without_crowds(_shrunk(example, spec, settings))
     if not any(len(example.labels_n) for example in prepared.values()):
-        raise ValueError(f"none of the {len(examples)} examples holds an object of {', '.join(spec.categories)}")
-    return prepared
+        raise ValueError(f"none of the {len(prepared)} examples holds an object of {', '.join(spec.categories)}")
+    return dict(sorted(prepared.items()))
 
 
 def _shrunk(example: Example, spec: MaskRcnnSpec, settings: FewShotSettings) -> Example:
@@ -306,9 +307,10 @@ def _seed(*parts: object) -> int:
 class TrainingLosses(nn.Module):
     """A model's losses as a forward pass, which is where DistributedDataParallel gathers gradients."""
 
-    def __init__(self, model: MaskRcnn) -> None:
+    def __init__(self, model: MaskRcnn, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.detector = model.detector
+        self._dtype = dtype  # of the network's passes, forward and back; the weights keep theirs
 
     def forward(self, batch: Sequence[TrainingImage]) -> dict[str, Tensor]:
         """Return the five losses (scalars), each the mean over the batch's images."""
@@ -320,7 +322,10 @@ class TrainingLosses(nn.Module):
         device = like.device
         target = {"labels": image.labels_n.to(device), "masks": image.masks_nhw.to(device)}
         target["boxes"] = image.boxes_n4.to(like)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32),
+        ):
             torch.manual_seed(image.seed)  # torchvision samples boxes with the global generators
             losses: dict[str, Tensor] = self.detector([image.image_3hw.to(like) / 255], [target])
         return losses

@@ -89,9 +89,23 @@ def resized_size_hw(original_hw: tuple[int, int], image_size_px: int) -> tuple[i
 
 def resize_longest_side(image_hw3: ByteArray, image_size_px: int) -> ByteArray:
     """Resize for SAM: Pillow's bilinear filter with antialiasing, as in the package."""
-    height, width = resized_size_hw((image_hw3.shape[0], image_hw3.shape[1]), image_size_px)
-    resized = Image.fromarray(image_hw3).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized)
+    return resize(image_hw3, resized_size_hw((image_hw3.shape[0], image_hw3.shape[1]), image_size_px))
+
+
+def fitted_size_hw(original_hw: tuple[int, int], shorter_px: int, longer_px: int) -> tuple[int, int]:
+    """Return the size after the shorter side became one limit or the longer side the other, whichever is smaller."""
+    scale = min(shorter_px / min(original_hw), longer_px / max(original_hw))
+    return max(1, round(original_hw[0] * scale)), max(1, round(original_hw[1] * scale))
+
+
+def resize_to_fit(image_hw3: ByteArray, shorter_px: int, longer_px: int) -> ByteArray:
+    """Resize for a detector."""
+    return resize(image_hw3, fitted_size_hw((image_hw3.shape[0], image_hw3.shape[1]), shorter_px, longer_px))
+
+
+def resize(image_hw3: ByteArray, size_hw: tuple[int, int]) -> ByteArray:
+    """Resize with Pillow's bilinear filter: antialiased, which torchvision's own resizing is not."""
+    return np.asarray(Image.fromarray(image_hw3).resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
 
 
 def open_image(encoded: bytes) -> Image.Image:

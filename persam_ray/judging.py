@@ -6,14 +6,13 @@ Workers judge a table of images and return its summary as bytes (about 100 bytes
 from __future__ import annotations
 
 import hashlib
-import io
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pycocotools import mask as coco_mask
 
 from persam_ray.annotations import BadAnnotationError, check_truth
 from persam_ray.evaluation import (
@@ -26,8 +25,9 @@ from persam_ray.evaluation import (
     split_components,
 )
 from persam_ray.evaluation_merge import Metrics, ShardSummary, accumulate, merge
+from persam_ray.masks import rle_object
 from persam_ray.schema import MATCHES
-from persam_ray.storage import join, write_bytes
+from persam_ray.storage import join, write_parquet
 
 Objects = Literal["mask", "component"]
 
@@ -54,19 +54,26 @@ class JudgeOptions:
     min_area_fraction: float = 0.0
 
 
-def judge_rows(rows: Iterable[Mapping[str, Any]], options: JudgeOptions) -> tuple[ShardSummary, list[ImageMatches]]:
+def judge_rows(rows: Iterable[Mapping[str, Any]], options: JudgeOptions) -> tuple[ShardSummary, pa.Table]:
     """Judge images that have ground truth.
 
     Args:
         rows: With `image_id`, `height`, `width`, `instances`, and `annotations` that are not null. A failed image has
             no instances: all of its objects are missed.
         options: How to judge.
+
+    Returns:
+        The summary, and what became of each object (MATCHES).
     """
-    pairs = (_pair(row, options) for row in rows)
-    return evaluate_shard(pairs, options.categories, score_threshold=options.score_threshold)
+    pairs = [image_pair(row, options) for row in rows]
+    summary, matches = evaluate_shard(pairs, options.categories, score_threshold=options.score_threshold)
+    by_id = {pair.image_id: pair for pair in pairs}
+    match_rows = [row for image in matches for row in _match_rows(image, by_id[image.image_id])]
+    return summary, pa.Table.from_pylist(match_rows, schema=MATCHES)
 
 
-def _pair(row: Mapping[str, Any], options: JudgeOptions) -> ImagePair:
+def image_pair(row: Mapping[str, Any], options: JudgeOptions) -> ImagePair:
+    """Return the objects of an image that are compared; `matches` count within them."""
     size_hw = (row["height"], row["width"])
     truths = [
         TruthInstance(item["category"], item["rle"], item["area"], bool(item["iscrowd"]))
@@ -127,9 +134,7 @@ class MatchImages:
             summary, matches = judge_rows(annotated, self.options)
         except ValueError as error:
             raise EvaluationError(f"{self.predictions}: {error}") from error
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(match_rows(matches), schema=MATCHES), buffer, compression="zstd")
-        write_bytes(join(self.folder, f"part-{keys_digest(table)}.parquet"), buffer.getvalue())
+        write_parquet(join(self.folder, f"part-{keys_digest(table)}.parquet"), matches)
         judged = {"judged": len(annotated), "unannotated": len(rows) - len(annotated), "summary": pack(summary)}
         yield pa.Table.from_pylist([judged], schema=JUDGED)
 
@@ -157,28 +162,23 @@ class MatchImages:
         return row | {"height": size_hw[0], "width": size_hw[1]}
 
 
-def match_rows(matches: Iterable[ImageMatches]) -> list[dict[str, Any]]:
-    """Return matches as rows of MATCHES."""
-    rows = []
-    for image in matches:
-        common = {"image_id": image.image_id, "category": image.category}
-        rows += [
-            {
-                **common,
-                "kind": "tp",
-                "prediction": hit.prediction,
-                "truth": hit.truth,
-                "iou": hit.iou,
-                "score": hit.score,
-            }
-            for hit in image.true_positives
-        ]
-        rows += [
-            {**common, "kind": "fp", "prediction": stray.prediction, "iou": stray.best_iou, "score": stray.score}
-            for stray in image.false_positives
-        ]
-        rows += [{**common, "kind": "fn", "truth": miss.truth, "iou": miss.best_iou} for miss in image.false_negatives]
-    return rows
+def _match_rows(image: ImageMatches, pair: ImagePair) -> Iterator[dict[str, Any]]:
+    common = {"image_id": image.image_id, "category": image.category, "prediction": None, "truth": None, "score": None}
+    found, truths = ([one.rle for one in objects] for objects in (pair.predictions, pair.truths))
+    for hit in image.true_positives:
+        area = _area_px(truths[hit.truth], pair)
+        yield common | vars(hit) | {"kind": "tp", "area": area}
+    for stray in image.false_positives:
+        area = _area_px(found[stray.prediction], pair)
+        row = {"kind": "fp", "prediction": stray.prediction, "iou": stray.best_iou, "score": stray.score, "area": area}
+        yield common | row
+    for miss in image.false_negatives:
+        area = _area_px(truths[miss.truth], pair)
+        yield common | {"kind": "fn", "truth": miss.truth, "iou": miss.best_iou, "area": area}
+
+
+def _area_px(rle: str, pair: ImagePair) -> int:
+    return int(coco_mask.area(rle_object(rle, pair.size_hw)))
 
 
 def keys_digest(table: pa.Table) -> str:

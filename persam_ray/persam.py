@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from persam_ray.images import resize_longest_side
-from persam_ray.masks import drop_small_components, tight_box
+from persam_ray.masks import tight_box
 from persam_ray.sam import LOGITS_PER_CELL, Sam
 from persam_ray.types import BoolArray, Frame, MaskCandidates, Points, Reference, Segmentation, Target
 
@@ -274,18 +274,13 @@ def _box_in_model_frame(mask_hw: Tensor, frame: Frame) -> tuple[float, float, fl
 # --- the instance ----------------------------------------------------------------------------------------------------
 
 
-def to_instance(raw: RawMask, category: str, min_area_fraction: float) -> Segmentation | None:
-    """Filter a mask's components and give it its score; None if nothing remains.
+def to_instance(raw: RawMask, category: str) -> Segmentation | None:
+    """Give a mask its score; None if it is empty.
 
     The score is similarity * sqrt(predicted IoU), each clipped to [0, 1]: the first says whether the category is there
     at all, the second whether the mask is a good one. Neither ranks well alone (benchmarks/method_quality.py).
-
-    Args:
-        raw: The method's mask.
-        category: What it shows.
-        min_area_fraction: Components under this part of the image are dropped; 0 keeps all.
     """
-    mask_hw = drop_small_components(raw.mask_hw.cpu().numpy(), min_area_fraction)
+    mask_hw = raw.mask_hw.cpu().numpy()
     if not mask_hw.any():
         return None
     score = max(0.0, min(1.0, raw.similarity)) * max(0.0, min(1.0, raw.predicted_iou)) ** 0.5

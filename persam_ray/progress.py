@@ -6,14 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+if TYPE_CHECKING:
+    from persam_ray.evaluation_merge import Metrics
+    from persam_ray.run_directory import Counts as RunCounts
+
 TERMINAL_INTERVAL_S = 0.25
 LOG_INTERVAL_S = 15.0
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Counts = Callable[[], tuple[int, int]]
 
@@ -62,6 +67,18 @@ def progress_line(done: int, failed: int, total: int, elapsed_s: float) -> str:
     rate = done / elapsed_s if elapsed_s > 0 else 0.0
     left = clock(max(0, total - done) / rate) if rate > 0 else "--:--"
     return f"{done}/{total} images, {failed} failed, {rate:.1f} images/s, {left} left"
+
+
+def summarize(output: str, counts: RunCounts, metrics: Metrics | None, label_s: float) -> None:
+    """Close with a few lines: what was done, how well, where it lies."""
+    console.print(
+        f"{counts.images} images in {clock(label_s)} ({counts.images / label_s:.1f} images/s): {counts.ok} ok with "
+        f"{counts.instances} instances, {counts.failed} failed"
+    )
+    for category, values in metrics.categories.items() if metrics else ():
+        if values["miou"] is not None:
+            console.print(f"{category}: mIoU {values['miou']:.3f}, AP50 {values['ap50']:.3f}")
+    console.print(f"results: {output}")
 
 
 def clock(seconds: float) -> str:

@@ -1,20 +1,27 @@
-"""A run directory: predictions/, metrics.json, and manifest.json, which is written last and says that all is there."""
+"""A run directory: predictions/, matches/, metrics.json, and manifest.json, written last: it says that all is there."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from persam_ray.evaluation_merge import Metrics
+from persam_ray.judging import metrics_of
 from persam_ray.storage import absolute, check_writable, join, list_files, public, remove, write_json
 
 VERSIONED = ("persam-ray", "ray", "torch", "segment-anything", "timm", "pyarrow", "numpy", "pillow", "pycocotools")
 
 
-OWN_FILES = re.compile(r"(manifest|metrics)\.json|((predictions|matches)/)?part-[0-9a-f]{16}\.parquet")
+OWN_FILES = re.compile(
+    r"((training|mask_rcnn|mask_rcnn_filtered|persam|persam_f|persam_f_filtered)/)?"  # the benchmark's
+    r"((manifest|metrics|training|benchmark)\.json|mask_rcnn\.safetensors|report/index\.html"
+    r"|((predictions|matches)/)?part-[0-9a-f]{16}\.parquet|checkpoints/(checkpoint_.+/state\.pt|[^/]+\.json))"
+)
 """What the jobs write below their output, and so what `--overwrite` may remove."""
 
 
@@ -73,21 +80,49 @@ def _within(uri: str, folder: str) -> bool:
     return f"{uri.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
 
 
-def add_up(summaries: Iterable[Mapping[str, Any]]) -> tuple[Counts, list[bytes]]:
-    """Add up the SUMMARY rows that the writers return, as they arrive, and gather what they say of the quality."""
-    sums = {"images": 0, "ok": 0, "failed": 0, "instances": 0}
-    judged: list[bytes] = []
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        counts: What was done.
+        judged: Packed summaries (judging.pack) of the images that have ground truth.
+    """
+
+    counts: Counts
+    judged: tuple[bytes, ...]
+
+
+def add_up(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Outcome]:
+    """Add up the SUMMARY rows that the writers return, as they arrive, by run."""
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
+    judged: dict[str, list[bytes]] = defaultdict(list)
     for row in summaries:
-        sums = {name: value + row[name] for name, value in sums.items()}
+        sums[row["run"]].update({field: row[field] for field in ("images", "ok", "failed", "instances")})
         if row["summary"] is not None:
-            judged.append(row["summary"])
-    return Counts(**sums), judged
+            judged[row["run"]].append(row["summary"])
+    return {run: Outcome(Counts(**counts), tuple(judged[run])) for run, counts in sums.items()}
 
 
 def check_complete(counts: Counts, images: int) -> None:
     """Raise OutputError unless every listed image has become exactly one row."""
     if counts.images != images:
         raise OutputError(f"{images} images were listed, but {counts.images} rows written: the input changed meanwhile")
+
+
+def finish(
+    output: str,
+    config: Mapping[str, Any],
+    fingerprints: Mapping[str, Any],
+    outcome: Outcome,
+    seconds: Mapping[str, float],
+) -> Metrics | None:
+    """Write metrics.json where images had ground truth, then the manifest; return the metrics."""
+    metrics = metrics_of(outcome.judged) if outcome.judged else None
+    if metrics:
+        write_json(join(output, "metrics.json"), metrics.as_dict())
+    write_manifest(output, config, fingerprints, outcome.counts, seconds)
+    return metrics
 
 
 def write_manifest(
@@ -106,16 +141,35 @@ def write_manifest(
         counts: What was done.
         seconds: Wall-clock time by step; `label` is what images per second are counted over.
     """
-    versions = {name: version(name) for name in VERSIONED} | {"python": sys.version.split()[0]}
     content = {
-        "config": {name: _without_secrets(value) for name, value in config.items()},
         **fingerprints,
-        "versions": versions,
         "counts": vars(counts),
         "seconds": {step: round(spent_s, 3) for step, spent_s in seconds.items()},
         "images_per_second": round(counts.images / seconds["label"], 3) if seconds.get("label") else None,
     }
-    write_json(join(output, "manifest.json"), content)
+    _write_manifest(output, config, content)
+
+
+def write_training_manifest(
+    output: str, config: Mapping[str, Any], train_ids: Sequence[str], start: str, seconds: float
+) -> None:
+    """Write manifest.json, which makes a training run complete.
+
+    Args:
+        output: The run directory.
+        config: The job's options.
+        train_ids: The images.
+        start: What became of the start weights, in words.
+        seconds: Wall-clock time of training.
+    """
+    content = {"train_ids": list(train_ids), "start": start, "seconds": {"train": round(seconds, 3)}}
+    _write_manifest(output, config, content)
+
+
+def _write_manifest(output: str, config: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    options = {name: _without_secrets(value) for name, value in config.items()}
+    versions = {name: version(name) for name in VERSIONED} | {"python": sys.version.split()[0]}
+    write_json(join(output, "manifest.json"), {"config": options, **content, "versions": versions})
 
 
 def _without_secrets(value: Any) -> Any:

@@ -8,7 +8,6 @@ padding; "original" the photo itself.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from persam_ray.images import resized_size_hw
+from persam_ray.precision import Precision, compute_dtype
 from persam_ray.sam_build import build_modules
 from persam_ray.sam_decoder import predict_masks
 from persam_ray.types import ByteArray, Checkpoint, Frame, MaskCandidates, Points
@@ -23,8 +23,6 @@ from persam_ray.types import ByteArray, Checkpoint, Frame, MaskCandidates, Point
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 LOGITS_PER_CELL = 4  # the decoder's masks have four times the resolution of the feature grid
-
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Sam:
@@ -144,15 +142,9 @@ class Sam:
 
 
 def encoder_dtype(precision: Precision, device: torch.device, encoder: nn.Module) -> torch.dtype:
-    """Resolve `auto`: bfloat16 where it is faster, that is on a GPU since Ampere, and for a ViT on a CPU with AMX.
+    """Return the type that an image encoder computes in.
 
-    On two such cores ViT-B took 3.9 s an image rather than 8.5 s, but a convolutional encoder 69 ms rather than 57.
+    On two cores with AMX ViT-B took 3.9 s an image in bfloat16 rather than 8.5 s, but a convolutional encoder 69 ms
+    rather than 57.
     """
-    if precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    if device.type == "cuda":
-        faster = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        amx = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-        faster = amx and isinstance(encoder, ImageEncoderViT)
-    return torch.bfloat16 if faster else torch.float32
+    return compute_dtype(precision, device, pays_on_cpu=isinstance(encoder, ImageEncoderViT))

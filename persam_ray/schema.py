@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from persam_ray.masks import encode_rle
-from persam_ray.types import Segmentation
+from persam_ray.masks import encode_rle, tight_box
+from persam_ray.types import BoolArray, Segmentation
 
 ANNOTATION = pa.struct(
     [
@@ -70,10 +70,11 @@ MATCHES = pa.schema(
         ("truth", pa.int32()),
         ("iou", pa.float32()),
         ("score", pa.float32()),
+        ("area", pa.int64()),
     ]
 )
 """What became of each object: `kind` is tp, fp or fn; `prediction` and `truth` count within the image; `iou` is that of
-the match, for a false one the best that there was."""
+the match, for a false one the best that there was; `area` in pixels is that of the truth, for fp of the prediction."""
 
 
 class SchemaError(ValueError):
@@ -119,12 +120,16 @@ def instance_row(instance: Segmentation) -> dict[str, Any]:
     return {
         "category": instance.category,
         "score": instance.score,
-        "box_xyxy": list(instance.box_xyxy),
-        "area": int(np.count_nonzero(instance.mask_hw)),
-        "rle": encode_rle(instance.mask_hw),
+        **mask_fields(instance.mask_hw),
         "similarity": instance.similarity,
         "predicted_iou": instance.predicted_iou,
     }
+
+
+def mask_fields(mask_hw: BoolArray) -> dict[str, Any]:
+    """Return those values of the INSTANCE struct that follow from a mask (not empty)."""
+    area = int(np.count_nonzero(mask_hw))
+    return {"box_xyxy": list(tight_box(mask_hw)), "area": area, "rle": encode_rle(mask_hw)}
 
 
 def annotation_row(

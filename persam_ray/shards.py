@@ -7,13 +7,14 @@ says so.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import IO, Any, Protocol, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from persam_ray.annotations import BadAnnotationError, from_coco, from_index_map
@@ -43,6 +44,10 @@ class Shard(Protocol):
 
     def find(self, image_id: str) -> dict[str, Any] | None:
         """Return the row of a key as plain values; None if it is not in this shard, or cannot be annotated."""
+        ...
+
+    def only(self, image_ids: Set[str]) -> Self:
+        """Return the shard reduced to these keys; it may hold none of them."""
         ...
 
 
@@ -107,6 +112,10 @@ class FileShard:
                 return _file_row(file, photo, dict(zip(maps, fetched, strict=True)))
         return None
 
+    def only(self, image_ids: Set[str]) -> Self:
+        """Return the shard with the files of these keys."""
+        return replace(self, files=tuple(file for file in self.files if file.image_id in image_ids))
+
 
 def _file_row(
     file: ImageFile, photo: bytes | StorageError | None, maps: Mapping[str, bytes | StorageError]
@@ -154,9 +163,10 @@ def _truth_of(
 
 @dataclass(frozen=True)
 class ParquetShard:
-    """One Parquet file with the columns of IMAGES."""
+    """One Parquet file with the columns of IMAGES; all of its rows, or those of some keys."""
 
     uri: str
+    kept: frozenset[str] | None = None
 
     def read(self, *, pixels: bool = True) -> Iterator[pa.Table]:
         """Yield the rows, a few at a time whatever the size of the file's row groups."""
@@ -202,6 +212,10 @@ class ParquetShard:
                         return row | {"error": None}
         return None
 
+    def only(self, image_ids: Set[str]) -> Self:
+        """Return the shard reduced to these keys: pixels of row groups without any of them are not read."""
+        return replace(self, kept=frozenset(image_ids))
+
     def _keys(self, table: pa.Table) -> Iterator[str]:
         for image_id in table["image_id"].to_pylist():
             if not isinstance(image_id, str):
@@ -216,8 +230,22 @@ class ParquetShard:
     def _tables(self, columns: Sequence[str], rows: int = ROWS_PER_TABLE) -> Iterator[pa.Table]:
         with storage_errors(self.uri), _parquet(self.uri) as file:
             present = [name for name in columns if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=rows, columns=present):
-                yield pa.Table.from_batches([batch])
+            groups = None if self.kept is None else self._groups(file)
+            for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=present):
+                table = pa.Table.from_batches([batch])
+                if self.kept is not None:
+                    table = table.filter(self._is_kept(table))
+                if len(table):
+                    yield table
+
+    def _groups(self, file: pq.ParquetFile) -> list[int]:
+        """Return the row groups that hold any of the keys that are kept."""
+        keys = (file.read_row_group(group, ["image_id"]) for group in range(file.num_row_groups))
+        return [group for group, table in enumerate(keys) if pc.any(self._is_kept(table)).as_py()]
+
+    def _is_kept(self, table: pa.Table) -> pa.ChunkedArray:
+        kept = pa.array(sorted(self.kept or ()), pa.string())
+        return pc.is_in(table["image_id"].cast(pa.string()), kept)
 
 
 def _parquet(uri: str) -> pq.ParquetFile:
@@ -249,6 +277,7 @@ class TarShard:
 
     name: str
     uri: str
+    kept: frozenset[str] | None = None
 
     def read(self, *, pixels: bool = True) -> Iterator[pa.Table]:
         """Yield the rows, streaming through the tar once."""
@@ -273,6 +302,10 @@ class TarShard:
         """Return None: there are no annotations to look at."""
         return None
 
+    def only(self, image_ids: Set[str]) -> Self:
+        """Return the shard reduced to these keys; the tar is read whole all the same."""
+        return replace(self, kept=frozenset(image_ids))
+
     def _members(self) -> Iterator[tuple[str, Callable[[], bytes]]]:
         """Yield the key of each photo and what reads it."""
         fs, path = filesystem(self.uri)
@@ -286,9 +319,9 @@ class TarShard:
                 folder, _, file_name = member.name.rpartition("/")
                 stem, _, suffix = file_name.partition(".")
                 file = tar.extractfile(member) if f".{suffix.lower()}" in IMAGE_SUFFIXES else None
-                if file is not None:
-                    key = f"{folder}/{stem}" if folder else stem
-                    yield f"{self.name}/{key}", partial(self._content, file)
+                image_id = f"{self.name}/{folder}/{stem}" if folder else f"{self.name}/{stem}"
+                if file is not None and (self.kept is None or image_id in self.kept):
+                    yield image_id, partial(self._content, file)
 
     def _content(self, file: IO[bytes]) -> bytes:
         with self._tar_errors():

@@ -4,6 +4,7 @@ Credentials and endpoints come from the environment, as for every S3 tool (AWS_A
 Writes are atomic: a reader finds a whole file or none.
 """
 
+import io
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError
 from fsspec.core import url_to_fs
@@ -115,6 +118,13 @@ def write_bytes(uri: str, content: bytes) -> None:
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def write_parquet(uri: str, table: pa.Table, compression: str = "zstd", **options: Any) -> None:
+    """Write a table as one Parquet file, with the options of `pyarrow.parquet.write_table`."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression=compression, **options)
+    write_bytes(uri, buffer.getvalue())
 
 
 def write_json(uri: str, value: object) -> None:

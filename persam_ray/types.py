@@ -197,3 +197,16 @@ class Segmentation:
             raise ValueError(
                 f"an instance mask must be a 2D bool array, but got {self.mask_hw.dtype} of shape {self.mask_hw.shape}"
             )
+
+
+@dataclass(frozen=True)
+class DetectionLimits:
+    """What of all that a detector finds in a photo is kept.
+
+    Attributes:
+        score: Only instances whose class probability is above it, in [0, 1).
+        per_image: Only so many, by score. Each carries a mask of the photo's size: 12 MB for 12 megapixels.
+    """
+
+    score: float = 0.05
+    per_image: int = 100

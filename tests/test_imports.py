@@ -12,16 +12,17 @@ ROOT = Path(__file__).parents[1]
 METHOD_LAYER = frozenset(
     {
         "types", "masks", "images", "sam", "sam_build", "sam_decoder", "persam", "persam_f", "mask_rcnn", "few_shot",
-        "evaluation", "evaluation_merge",
+        "evaluation", "evaluation_merge", "precision", "detection",
     }
 )  # fmt: skip
 CLUSTER_LAYER = frozenset(
     {
-        "annotations", "checkpoints", "cluster", "command_line", "config", "datasets", "judging", "progress",
-        "references", "run_directory", "schema", "shards", "stages", "storage",
+        "annotations", "benchmark", "checkpoints", "cluster", "command_line", "config", "datasets", "detector_config",
+        "examples", "gallery", "judging", "labeling", "model_stages", "progress", "reading", "references", "report",
+        "run_directory", "schema", "shards", "split", "stages", "storage", "train_loop",
     }
 )  # fmt: skip
-WITHOUT_RAY = frozenset({"judging", "stages", "shards", "datasets", "storage", "schema"})
+WITHOUT_RAY = frozenset({"judging", "stages", "model_stages", "examples", "shards", "datasets", "storage", "schema"})
 NOT_IN_THE_METHOD_LAYER = frozenset({"ray", "pyarrow", "fsspec", "s3fs", "boto3", "botocore"})
 
 MODULES = {path.stem: path for path in sorted((ROOT / "persam_ray").glob("*.py")) if path.stem != "__init__"}

@@ -20,6 +20,7 @@ from torchvision.models import mobilenet_v2
 from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from persam_ray.detection import paste_masks, predict
 from persam_ray.evaluation import ImagePair, PredictedInstance, TruthInstance, evaluate_shard
 from persam_ray.evaluation_merge import accumulate
 from persam_ray.few_shot import (
@@ -39,12 +40,10 @@ from persam_ray.mask_rcnn import (
     MaskRcnnSpec,
     build_mask_rcnn,
     from_checkpoint,
-    paste_masks,
-    predict,
     to_checkpoint,
 )
 from persam_ray.masks import encode_rle, tight_box
-from persam_ray.types import BoolArray, Checkpoint, Segmentation
+from persam_ray.types import BoolArray, Checkpoint, DetectionLimits, Segmentation
 from tests.conftest import shared
 
 FRAME_PX = (96, 128)
@@ -130,7 +129,7 @@ def test_an_example_that_cannot_be_right_is_refused(wrong: dict[str, np.ndarray]
 @pytest.mark.parametrize(
     ("examples", "message"),
     [
-        ([photo("a", (0, 0, 9, 9)), photo("a", (0, 0, 9, 9))], "2 examples have only 1 different image_ids"),
+        ([photo("a", (0, 0, 9, 9)), photo("a", (0, 0, 9, 9))], "two examples have the image_id 'a'"),
         ([photo("a")], "none of the 1 examples holds an object of shape"),
         ([replace(photo("a", (0, 0, 9, 9)), labels_n=np.array([2]))], "label 2 is beyond the 1 categories"),
     ],
@@ -486,11 +485,11 @@ def test_predictions_lie_in_the_photos_own_frame(trained: MaskRcnn) -> None:
 
 def test_thresholds_and_limits_are_kept_and_scores_fall(trained: MaskRcnn) -> None:
     image = two_photos()[0].image_hw3
-    scores = [instance.score for instance in predict(trained, [image], score_threshold=0.0)[0]]
+    scores = [instance.score for instance in predict(trained, [image], DetectionLimits(score=0.0))[0]]
     assert scores == sorted(scores, reverse=True)
     middle = scores[len(scores) // 2]
-    assert all(instance.score > middle for instance in predict(trained, [image], score_threshold=middle)[0])
-    assert len(predict(trained, [image], score_threshold=0.0, max_per_image=2)[0]) == 2
+    assert all(instance.score > middle for instance in predict(trained, [image], DetectionLimits(score=middle))[0])
+    assert len(predict(trained, [image], DetectionLimits(score=0.0, per_image=2))[0]) == 2
 
 
 def test_instances_without_a_pixel_are_left_out(trained: MaskRcnn) -> None:

@@ -122,7 +122,7 @@ def test_an_empty_mask_on_the_way_is_no_instance_and_leaves_the_others_alone(sma
 def test_the_score_is_similarity_times_the_root_of_predicted_iou() -> None:
     mask = torch.zeros(10, 10, dtype=torch.bool)
     mask[2:5, 3:9] = True
-    instance = persam.to_instance(RawMask(mask, predicted_iou=0.81, similarity=0.5), "cup", 0.0)
+    instance = persam.to_instance(RawMask(mask, predicted_iou=0.81, similarity=0.5), "cup")
     assert instance is not None
     assert instance.score == pytest.approx(0.45)
     assert instance.box_xyxy == (3.0, 2.0, 9.0, 5.0)
@@ -131,20 +131,13 @@ def test_the_score_is_similarity_times_the_root_of_predicted_iou() -> None:
 
 @pytest.mark.parametrize(("similarity", "iou", "score"), [(-0.2, 0.9, 0.0), (1.1, 1.2, 1.0), (0.9, -0.5, 0.0)])
 def test_the_score_stays_between_0_and_1(similarity: float, iou: float, score: float) -> None:
-    instance = persam.to_instance(RawMask(torch.ones(4, 4, dtype=torch.bool), iou, similarity), "cup", 0.0)
+    instance = persam.to_instance(RawMask(torch.ones(4, 4, dtype=torch.bool), iou, similarity), "cup")
     assert instance is not None
     assert instance.score == score
 
 
-def test_small_components_are_dropped_and_nothing_left_is_no_instance() -> None:
-    mask = torch.zeros(100, 100, dtype=torch.bool)
-    mask[:3, :3] = True  # 9 of 10,000 pixels
-    mask[50:60, 50:60] = True  # 100
-    raw = RawMask(mask, 0.5, 0.5)
-    kept = persam.to_instance(raw, "cup", 0.001)
-    assert kept is not None
-    assert kept.mask_hw.sum() == 100
-    assert persam.to_instance(raw, "cup", 0.5) is None
+def test_an_empty_mask_is_no_instance() -> None:
+    assert persam.to_instance(RawMask(torch.zeros(4, 4, dtype=torch.bool), 0.5, 0.5), "cup") is None
 
 
 def test_an_empty_reference_mask_is_refused() -> None:

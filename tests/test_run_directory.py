@@ -3,7 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from persam_ray.run_directory import VERSIONED, Counts, OutputError, add_up, check_complete, prepare, write_manifest
+from persam_ray.run_directory import (
+    VERSIONED,
+    Counts,
+    Outcome,
+    OutputError,
+    add_up,
+    check_complete,
+    prepare,
+    write_manifest,
+)
 from persam_ray.storage import StorageError
 
 
@@ -94,20 +103,25 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "run").is_file()
 
 
-def summary(images: int, failed: int, instances: int, judged: bytes | None) -> dict[str, object]:
+def summary(images: int, failed: int, instances: int, judged: bytes | None, run: str = "") -> dict[str, object]:
     counts = {"images": images, "ok": images - failed, "failed": failed, "instances": instances}
-    return counts | {"summary": judged}
+    return counts | {"run": run, "summary": judged}
 
 
 def test_summaries_are_added_up_and_what_was_judged_is_gathered() -> None:
-    summaries = [summary(16, 1, 20, b"first"), summary(4, 4, 0, None), summary(10, 0, 7, b"second")]
-    counts, judged = add_up(iter(summaries))
-    assert counts == Counts(images=30, ok=25, failed=5, instances=27)
-    assert judged == [b"first", b"second"]
+    summaries = [
+        summary(16, 1, 20, b"first"),
+        summary(16, 1, 9, b"other", "b"),
+        summary(4, 4, 0, None),
+        summary(10, 0, 7, b"second"),
+    ]
+    outcomes = add_up(iter(summaries))
+    assert outcomes[""] == Outcome(Counts(images=30, ok=25, failed=5, instances=27), (b"first", b"second"))
+    assert outcomes["b"] == Outcome(Counts(images=16, ok=15, failed=1, instances=9), (b"other",))
 
 
 def test_no_summary_is_no_image() -> None:
-    assert add_up([]) == (Counts(0, 0, 0, 0), [])
+    assert add_up([]) == {}
 
 
 def test_the_manifest_says_what_was_done_with_what(tmp_path: Path) -> None:

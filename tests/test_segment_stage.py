@@ -1,20 +1,23 @@
 """The stage that holds SAM: each photo is encoded once, failed rows pass through, order is kept."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from persam_ray.images import resize_longest_side
+from persam_ray.model_stages import SegmentOptions, SegmentWithPersam
 from persam_ray.persam import make_target
 from persam_ray.persam_f import make_target_f
 from persam_ray.sam import Sam
-from persam_ray.stages import PIXELS, DecodeImages, SegmentOptions, SegmentWithPersam
+from persam_ray.stages import PIXELS, DecodeImages
 from persam_ray.types import Checkpoint, Reference, Target
 from tests.conftest import scene
 from tests.encoded_images import encoded
 
-OPTIONS = SegmentOptions("cpu", 2, 1, "float32", "aligned", 0.0)
+OPTIONS = SegmentOptions("cpu", 2, 1, "float32", "aligned")
 Reported = list[tuple[int, int, Mapping[str, float]]]
 
 
@@ -31,12 +34,12 @@ def pixels(*names: str) -> pa.Table:
         | {"height": None, "width": None, "error": None}
         for index, name in enumerate(names)
     ]
-    return DecodeImages(128)(pa.Table.from_pylist(rows))
+    return DecodeImages(partial(resize_longest_side, image_size_px=128))(pa.Table.from_pylist(rows))
 
 
 def stage(checkpoint: Checkpoint, targets: list[Target], reported: Reported | None = None) -> SegmentWithPersam:
     calls: Reported = [] if reported is None else reported
-    return SegmentWithPersam(lambda: (checkpoint, targets), OPTIONS, lambda *numbers: calls.append(numbers))
+    return SegmentWithPersam(lambda: (checkpoint, {"persam": targets}), OPTIONS, lambda *numbers: calls.append(numbers))
 
 
 def test_two_categories_encode_each_photo_once(

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import pytest
 
 from persam_ray.annotations import from_mask
 from persam_ray.images import decode_image, resize_longest_side
-from persam_ray.judging import metrics_of
-from persam_ray.schema import IMAGES, PREDICTIONS, READ, Prediction
+from persam_ray.judging import JudgeOptions, metrics_of
+from persam_ray.schema import IMAGES, MATCHES, PREDICTIONS, READ, Prediction
 from persam_ray.shards import ParquetShard
-from persam_ray.stages import LABELED, PIXELS, WRITTEN, DecodeImages, WriteImages, WritePredictions
+from persam_ray.stages import LABELED, PIXELS, WRITTEN, DecodeImages, Run, WriteImages, WritePredictions
 from persam_ray.types import Segmentation
 from tests.encoded_images import encoded
 
@@ -35,7 +36,7 @@ def read_table(*rows: dict[str, Any]) -> pa.Table:
 
 
 def decoded(*rows: dict[str, Any], image_size_px: int = 24) -> list[dict[str, Any]]:
-    table = DecodeImages(image_size_px)(read_table(*rows))
+    table = DecodeImages(partial(resize_longest_side, image_size_px=image_size_px))(read_table(*rows))
     assert table.schema == PIXELS
     return table.to_pylist()
 
@@ -106,7 +107,8 @@ INSTANCE = Segmentation("cup", FOUND, (20.0, 10.0, 30.0, 20.0), 0.5, similarity=
 
 
 def labeled_row(image_id: str, **fields: Any) -> dict[str, Any]:
-    return Prediction(image_id, (40, 60), None, (INSTANCE,)).to_row() | {"annotations": None} | fields
+    row = Prediction(image_id, (40, 60), None, (INSTANCE,)).to_row()
+    return row | {"annotations": None, "method": "persam"} | fields
 
 
 def labeled_table(*rows: dict[str, Any]) -> pa.Table:
@@ -117,29 +119,39 @@ ROWS = (
     labeled_row("a", annotations=[CUP]),
     labeled_row("b", annotations=[CUP]),
     labeled_row("c"),
-    Prediction("d", None, "damaged").to_row() | {"annotations": [CUP]},
+    Prediction("d", None, "damaged").to_row() | {"annotations": [CUP], "method": "persam"},
 )
 
 
+def writing(folder: Path, *categories: str, reference_ids: frozenset[str] = frozenset()) -> WritePredictions:
+    return WritePredictions({"": Run(str(folder), "persam", JudgeOptions(categories or ("cup",)))}, reference_ids)
+
+
 def written_by(writer: WritePredictions | WriteImages, table: pa.Table, folder: Path) -> tuple[dict[str, Any], str]:
-    """Write a table; return the row that goes on, and the name of the one file that is new."""
-    before = {path.name for path in folder.glob("*")}
+    """Write a table; return the row that goes on, and the name of the one file of it that is new."""
+    before = written(folder)
     (row,) = writer(table).to_pylist()
-    (name,) = {path.name for path in folder.glob("*")} - before
+    (name,) = written(folder) - before
     return row, name
 
 
+def written(folder: Path) -> set[str]:
+    """Return the files of predictions or images, not those of matches."""
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")}
+    return {name for name in files if not name.startswith("matches/")}
+
+
 def test_predictions_are_one_parquet_file_of_the_contract(tmp_path: Path) -> None:
-    _, name = written_by(WritePredictions(str(tmp_path), ("cup",)), labeled_table(*ROWS), tmp_path)
+    _, name = written_by(writing(tmp_path), labeled_table(*ROWS), tmp_path)
     table = pq.read_table(tmp_path / name)
     assert table.schema.equals(PREDICTIONS)
     assert table.to_pylist() == [{key: row[key] for key in PREDICTIONS.names} for row in ROWS]
 
 
 def test_the_summary_counts_rows_and_compares_with_the_truth(tmp_path: Path) -> None:
-    row, _ = written_by(WritePredictions(str(tmp_path), ("cup", "spoon")), labeled_table(*ROWS), tmp_path)
+    row, _ = written_by(writing(tmp_path, "cup", "spoon"), labeled_table(*ROWS), tmp_path)
     packed = row.pop("summary")
-    assert row == {"images": 4, "ok": 3, "failed": 1, "instances": 3}
+    assert row == {"run": "", "images": 4, "ok": 3, "failed": 1, "instances": 3}
     cup, spoon = (metrics_of([packed]).categories[name] for name in ("cup", "spoon"))
     # a and b: 100 of 200 pixels each; c has no truth, d failed
     assert (cup["miou"], cup["tp"], cup["fp"], cup["fn"]) == (0.5, 2, 0, 0)
@@ -147,33 +159,71 @@ def test_the_summary_counts_rows_and_compares_with_the_truth(tmp_path: Path) -> 
 
 
 def test_references_are_labeled_but_not_compared(tmp_path: Path) -> None:
-    writer = WritePredictions(str(tmp_path), ("cup",), frozenset({"b"}))
+    writer = writing(tmp_path, reference_ids=frozenset({"b"}))
     row, _ = written_by(writer, labeled_table(*ROWS), tmp_path)
     assert (row["images"], row["instances"]) == (4, 3)
     assert metrics_of([row["summary"]]).categories["cup"]["tp"] == 1
 
 
 def test_without_truth_there_is_nothing_to_compare(tmp_path: Path) -> None:
-    row, _ = written_by(WritePredictions(str(tmp_path), ("cup",)), labeled_table(ROWS[2], ROWS[3]), tmp_path)
+    row, _ = written_by(writing(tmp_path), labeled_table(ROWS[2], ROWS[3]), tmp_path)
     assert row["summary"] is None
 
 
 def test_a_retried_task_writes_the_same_file_again(tmp_path: Path) -> None:
-    writer = WritePredictions(str(tmp_path), ("cup",))
+    writer = writing(tmp_path)
     summary, name = written_by(writer, labeled_table(*ROWS), tmp_path)
     (again,) = writer(labeled_table(*reversed(ROWS))).to_pylist()  # a retry may see its rows in another order
     assert metrics_of([again.pop("summary")]) == metrics_of([summary.pop("summary")])
     assert again == summary
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert written(tmp_path) == {name}
+    assert len(list((tmp_path / "matches").iterdir())) == 1
     _, other = written_by(writer, labeled_table(*ROWS[:3]), tmp_path)
     assert other != name
 
 
 def test_keys_that_join_to_the_same_text_have_files_of_their_own(tmp_path: Path) -> None:
-    writer = WritePredictions(str(tmp_path), ("cup",))
+    writer = writing(tmp_path)
     written_by(writer, labeled_table(labeled_row("a"), labeled_row("bc")), tmp_path)
     written_by(writer, labeled_table(labeled_row("ab"), labeled_row("c")), tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(written(tmp_path)) == 2
+
+
+def test_matches_are_written_beside_with_the_areas_of_their_objects(tmp_path: Path) -> None:
+    writing(tmp_path)(labeled_table(*ROWS))
+    (path,) = (tmp_path / "matches").iterdir()
+    table = pq.read_table(path)
+    assert table.schema.equals(MATCHES)
+    assert [(row["image_id"], row["kind"], row["iou"], row["area"]) for row in table.to_pylist()] == [
+        ("a", "tp", 0.5, 200),
+        ("b", "tp", 0.5, 200),
+    ]
+
+
+def test_each_run_takes_the_rows_of_its_method_and_may_drop_small_parts(tmp_path: Path) -> None:
+    speck = MASK.copy()
+    speck[39, 59] = True
+    two_parts = Segmentation("cup", speck, (10.0, 10.0, 60.0, 40.0), 0.5)
+    rows = [
+        Prediction("a", (40, 60), None, (two_parts,)).to_row() | {"annotations": [CUP], "method": "persam"},
+        Prediction("a", (40, 60), None, ()).to_row() | {"annotations": [CUP], "method": "persam_f"},
+    ]
+    judge = JudgeOptions(("cup",), objects="component")
+    runs = {
+        "persam": Run(str(tmp_path / "persam"), "persam", judge),
+        "filtered": Run(str(tmp_path / "filtered"), "persam", judge, min_area_fraction=0.001),
+        "persam_f": Run(str(tmp_path / "persam_f"), "persam_f", judge),
+    }
+    summaries = {row["run"]: row for row in WritePredictions(runs)(labeled_table(*rows)).to_pylist()}
+    assert {name: row["instances"] for name, row in summaries.items()} == {"persam": 1, "filtered": 1, "persam_f": 0}
+    counts = {name: metrics_of([row["summary"]]).categories["cup"] for name, row in summaries.items()}
+    assert {name: (row["tp"], row["fp"], row["fn"]) for name, row in counts.items()} == {
+        "persam": (1, 1, 0),
+        "filtered": (1, 0, 0),
+        "persam_f": (0, 0, 1),
+    }
+    ((kept,),) = pq.read_table(tmp_path / "filtered" / "predictions")["instances"].to_pylist()
+    assert (kept["area"], kept["box_xyxy"], kept["rle"]) == (200, [10.0, 10.0, 30.0, 20.0], CUP["rle"])
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------

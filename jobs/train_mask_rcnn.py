@@ -1,0 +1,48 @@
+"""Train Mask R-CNN on a few annotated photos, on Ray Train: weights, history and checkpoints out."""
+
+from persam_ray import cluster, run_directory
+from persam_ray.command_line import run_job
+from persam_ray.config import split_ids
+from persam_ray.datasets import Dataset, open_dataset
+from persam_ray.detector_config import TrainConfig
+from persam_ray.progress import clock, console
+from persam_ray.split import check_categories, check_ids, draw_training_images, list_annotated
+from persam_ray.train_loop import Fitted, train_detector
+
+
+def train(config: TrainConfig) -> None:
+    """Run the job: choose the images, check them, train, and say what it came to."""
+    dataset = open_dataset(config.images, config.format, config.annotations)
+    output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
+    with cluster.session():
+        train_ids = training_images(config, dataset)
+        fitted = train_detector(config, config.category, dataset.only(train_ids), output)
+    run_directory.write_training_manifest(output, config.as_dict(), train_ids, fitted.start, fitted.seconds)
+    report(fitted, len(train_ids))
+
+
+def training_images(config: TrainConfig, dataset: Dataset) -> tuple[str, ...]:
+    """Return the ids that the options name, or so many as they ask for, or of all images that hold a category."""
+    plan = cluster.plan_workers(cluster.nodes())
+    annotated = list_annotated(dataset, plan)
+    check_categories(config.category, annotated, dataset.uri)
+    if config.train_ids:
+        check_ids(split_ids(config.train_ids), annotated, dataset.uri)
+        return split_ids(config.train_ids)
+    if config.train_images:
+        return draw_training_images(dataset, annotated, config.category, config.train_images, config.seed, plan)
+    return tuple(image_id for image_id, held in sorted(annotated.items()) if not held.isdisjoint(config.category))
+
+
+def report(fitted: Fitted, images: int) -> None:
+    """Close with a few lines: what was done, how well, where it lies."""
+    first, last = fitted.epochs[0], fitted.epochs[-1]
+    console.print(
+        f"{len(fitted.epochs)} epochs on {images} images in {clock(fitted.seconds)}: loss {first['loss']:.3f} in the "
+        f"first, {last['loss']:.3f} in the last"
+    )
+    console.print(f"results: {fitted.checkpoint}")
+
+
+if __name__ == "__main__":
+    run_job(train, TrainConfig)

@@ -1,0 +1,297 @@
+"""A model on its actors, and a pass of all images through it: what every labeling job does.
+
+    checkpoint, ... = load_checkpoint(uri)            read once, into the object store, which all actors share
+    labeler = persam_labeler(checkpoint, targets, ...)
+    labeled = label_images(rows, images, labeler, runs, plan)
+
+The driver sees counts and summaries: no pixels, masks or weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from persam_ray import cluster, run_directory
+from persam_ray.cluster import WorkerPlan
+from persam_ray.images import resize_longest_side, resize_to_fit
+from persam_ray.model_stages import (
+    DetectOptions,
+    SegmentOptions,
+    SegmentStage,
+    SegmentWithMaskRcnn,
+    SegmentWithPersam,
+    load_sam,
+    on_device,
+)
+from persam_ray.progress import show_progress
+from persam_ray.run_directory import Outcome
+from persam_ray.stages import DecodeImages, Run, WritePredictions
+
+if TYPE_CHECKING:
+    from persam_ray.types import ByteArray, Checkpoint, Reference, Target
+
+ROWS_PER_CALL = 16  # of the model's stage; Ray wants a number where there is a GPU
+ROWS_PER_FILE = 1024
+
+
+@dataclass(frozen=True)
+class Labeler:
+    """What it takes to start actors with a model.
+
+    Attributes:
+        stage: Made with `load`, `options` and where to report to.
+        load: Returns what the model is made of, in the actor.
+        options: How the model works.
+        resize: Makes a photo as large as the model takes it.
+    """
+
+    stage: type[SegmentStage]
+    load: Callable[[], Any]
+    options: SegmentOptions | DetectOptions
+    resize: Callable[[ByteArray], ByteArray]
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """A pass of all images.
+
+    Attributes:
+        outcomes: What each run came to, by its name.
+        wall_s: Seconds that the pass took.
+        busy_s: Seconds that actors were busy, in sum, by step: `encode`, and each method by its name.
+    """
+
+    outcomes: Mapping[str, Outcome]
+    wall_s: float
+    busy_s: Mapping[str, float]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The times by step, for a manifest."""
+        return {"label": self.wall_s, **{f"busy_{step}": spent_s for step, spent_s in self.busy_s.items()}}
+
+
+def label_images(
+    rows: Dataset,
+    images: int,
+    labeler: Labeler,
+    runs: Mapping[str, Run],
+    plan: WorkerPlan,
+    reference_ids: frozenset[str] = frozenset(),
+) -> Labeled:
+    """Label all images, writing each run's directory but for its metrics and manifest.
+
+    Args:
+        rows: READ rows.
+        images: How many there are.
+        labeler: The model.
+        runs: What is written, by name; several may take one method's rows.
+        plan: How to share out the cluster.
+        reference_ids: Images whose masks the model has seen: they are labeled, but not judged.
+
+    Raises:
+        OutputError: Fewer or more rows came out of a run than images went in.
+    """
+    started_s = time.perf_counter()
+    counter = cluster.start_counter()
+    decode, write = DecodeImages(labeler.resize), WritePredictions(runs, reference_ids)
+    with show_progress("labeling", images, lambda: cluster.read_counter(counter)[:2]):
+        summaries = _chain(rows, decode, labeler, write, plan, cluster.report_to(counter))
+        outcomes = run_directory.add_up(summaries.iter_rows())
+    for name in runs:
+        run_directory.check_complete(outcomes[name].counts, images)
+    return Labeled(outcomes, time.perf_counter() - started_s, cluster.read_counter(counter)[2])
+
+
+def _chain(
+    rows: Dataset, decode: DecodeImages, labeler: Labeler, write: WritePredictions, plan: WorkerPlan, report: Any
+) -> Dataset:
+    """Lay out the way of the data: rows -> pixels -> predictions -> files, of which summaries come back."""
+    tasks: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": plan.task_cpus}
+    summaries: Dataset = (
+        rows.map_batches(decode, batch_size=ROWS_PER_CALL, **tasks)
+        .map_batches(
+            labeler.stage,
+            fn_constructor_args=(labeler.load, labeler.options, report),
+            compute=ActorPoolStrategy(size=plan.actors),
+            batch_size=ROWS_PER_CALL,
+            batch_format="pyarrow",
+            num_cpus=plan.actor_cpus,
+            num_gpus=plan.actor_gpus,
+        )
+        .map_batches(write, batch_size=ROWS_PER_FILE, **tasks)
+    )
+    return summaries
+
+
+# --- SAM -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LoadedSam:
+    """A SAM checkpoint in the object store.
+
+    Attributes:
+        checkpoint: Its reference.
+        fingerprint: `sha256:...` of the file.
+        image_size_px: Side of the model's input.
+    """
+
+    checkpoint: ray.ObjectRef[Checkpoint]
+    fingerprint: str
+    image_size_px: int
+
+
+def load_checkpoint(uri: str) -> LoadedSam:
+    """Read a SAM checkpoint into the object store, where all actors share its memory.
+
+    It is read on this node, where `checkpoints.locate` has put it, but not by the driver.
+
+    Raises:
+        CheckpointError: Its layout is unknown.
+    """
+    checkpoint, facts = _read_once(_read_sam, uri)
+    return LoadedSam(checkpoint, *facts)
+
+
+def _read_once(read: Callable[..., Any], uri: str) -> tuple[ray.ObjectRef[Any], Any]:
+    """Read a file in a task that returns two things: one stays in the object store, the other comes here."""
+    strategy = cluster.on_this_node(soft=True)
+    task = ray.remote(read).options(num_cpus=0, num_returns=2, scheduling_strategy=strategy)
+    content, facts = cast("Any", task.remote(uri))  # two references, as asked for
+    return content, ray.get(facts)
+
+
+def _read_sam(uri: str) -> tuple[Checkpoint, tuple[str, int]]:
+    from persam_ray.checkpoints import read_checkpoint
+    from persam_ray.sam_build import build_modules
+    from persam_ray.types import CheckpointError
+
+    checkpoint = read_checkpoint(uri)
+    try:
+        modules = build_modules(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{uri}: {error}") from error
+    return checkpoint, (checkpoint.fingerprint, modules.image_size_px)
+
+
+def make_targets(
+    sam: LoadedSam,
+    references: Mapping[str, Sequence[Reference]],
+    options: SegmentOptions,
+    method: str,
+    plan: WorkerPlan,
+) -> tuple[ray.ObjectRef[list[Target]], float]:
+    """Make a method's targets on one worker with the actors' hardware; they stay in the object store.
+
+    Returns:
+        Their reference, and the seconds that making them took, the model being loaded: what PerSAM-F calls training.
+    """
+    make = ray.remote(_make_targets).options(num_cpus=plan.actor_cpus, num_gpus=plan.actor_gpus, num_returns=2)
+    targets, seconds = cast("Any", make.remote(sam.checkpoint, references, options, method))  # two references
+    return targets, ray.get(seconds)  # raises what went wrong, here and now
+
+
+def _make_targets(
+    checkpoint: Checkpoint, references: Mapping[str, Sequence[Reference]], options: SegmentOptions, method: str
+) -> tuple[list[Target], float]:
+    from persam_ray.persam import make_target
+    from persam_ray.persam_f import make_target_f
+
+    sam = load_sam(checkpoint, options)
+    started_s = time.perf_counter()
+    make = {"persam": make_target, "persam_f": make_target_f}[method]
+    targets = [on_device(make(sam, examples), "cpu") for examples in references.values()]
+    return targets, time.perf_counter() - started_s
+
+
+def persam_labeler(
+    sam: LoadedSam, targets: Mapping[str, ray.ObjectRef[list[Target]]], options: SegmentOptions
+) -> Labeler:
+    """Return a labeler that encodes each image once for all methods in `targets`."""
+    load = partial(_fetch_sam, sam.checkpoint, dict(targets))
+    resize = partial(resize_longest_side, image_size_px=sam.image_size_px)
+    return Labeler(SegmentWithPersam, load, options, resize)
+
+
+def _fetch_sam(
+    checkpoint: ray.ObjectRef[Checkpoint], targets: Mapping[str, ray.ObjectRef[list[Target]]]
+) -> tuple[Checkpoint, dict[str, list[Target]]]:
+    return ray.get(checkpoint), {method: ray.get(reference) for method, reference in targets.items()}
+
+
+# --- Mask R-CNN ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LoadedDetector:
+    """A trained Mask R-CNN in the object store.
+
+    Attributes:
+        checkpoint: Its reference.
+        fingerprint: `sha256:...` of the file.
+        categories: What it finds.
+        frame_px: Shorter and longer side that photos are resized to.
+    """
+
+    checkpoint: ray.ObjectRef[Checkpoint]
+    fingerprint: str
+    categories: tuple[str, ...]
+    frame_px: tuple[int, int]
+
+
+def load_detector(uri: str) -> LoadedDetector:
+    """Read a trained Mask R-CNN into the object store.
+
+    Raises:
+        CheckpointError: It is none of ours, or damaged.
+    """
+    checkpoint, facts = _read_once(_read_detector, uri)
+    return LoadedDetector(checkpoint, *facts)
+
+
+def _read_detector(uri: str) -> tuple[Checkpoint, tuple[str, tuple[str, ...], tuple[int, int]]]:
+    from persam_ray.checkpoints import read_checkpoint
+    from persam_ray.mask_rcnn import from_checkpoint
+    from persam_ray.types import CheckpointError
+
+    checkpoint = read_checkpoint(uri)
+    try:
+        spec = from_checkpoint(checkpoint.tensors, checkpoint.metadata).spec
+    except ValueError as error:
+        raise CheckpointError(f"{uri}: {error}") from error
+    return checkpoint, (checkpoint.fingerprint, spec.categories, spec.frame_px)
+
+
+def keep_checkpoint(uri: str | None) -> Callable[[], Checkpoint | None]:
+    """Read any checkpoint into the object store, and return what fetches it in a worker; None stays None."""
+    if uri is None:
+        return _nothing
+    from persam_ray.checkpoints import read_checkpoint
+
+    strategy = cluster.on_this_node(soft=True)
+    reference = ray.remote(read_checkpoint).options(num_cpus=0, scheduling_strategy=strategy).remote(uri)
+    ray.wait([reference], fetch_local=False)
+    return partial(_fetch, reference)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _fetch(reference: ray.ObjectRef[Checkpoint]) -> Checkpoint:
+    return ray.get(reference)
+
+
+def mask_rcnn_labeler(detector: LoadedDetector, options: DetectOptions) -> Labeler:
+    """Return a labeler that finds instances by a trained Mask R-CNN."""
+    shorter_px, longer_px = detector.frame_px
+    resize = partial(resize_to_fit, shorter_px=shorter_px, longer_px=longer_px)
+    return Labeler(SegmentWithMaskRcnn, partial(_fetch, detector.checkpoint), options, resize)

@@ -1,0 +1,240 @@
+"""The stages that hold a model: PIXELS rows in, LABELED rows out, one for each photo and method; no ray here.
+
+A photo's pixels end here; a few KB of run-length strings go on. One SAM serves several methods and categories: it
+encodes each photo once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from persam_ray.schema import Prediction
+from persam_ray.stages import LABELED, Report
+from persam_ray.types import ByteArray, Segmentation
+
+if TYPE_CHECKING:
+    import torch
+
+    from persam_ray.persam import Guidance, RawMask
+    from persam_ray.precision import Precision
+    from persam_ray.sam import Sam
+    from persam_ray.types import Checkpoint, DetectionLimits, Frame, Target
+
+MASK_RCNN = "mask_rcnn"
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How to segment by SAM.
+
+    Attributes:
+        device: `cuda` or `cpu`.
+        threads: Of torch on the CPU.
+        batch_size: Images in one pass of the encoder. 1 on a CPU: a larger batch gains nothing there, and with 1 an
+            image's result does not depend on its neighbours, to the last bit.
+        precision: Of the encoder.
+        guidance: Of PerSAM's attention.
+    """
+
+    device: str
+    threads: int
+    batch_size: int
+    precision: Precision
+    guidance: Guidance
+
+
+class SegmentStage(Protocol):
+    """What an actor does to a table."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Turn PIXELS rows into LABELED rows."""
+        ...
+
+
+class SegmentWithPersam:
+    """Holds SAM and the targets; each image is encoded once, then every method and category is decoded on its features.
+
+    Args:
+        load: Returns the checkpoint, and the targets of each method by its name (from the object store, where all
+            actors share them).
+        options: How to segment.
+        report: Where progress goes.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], tuple[Checkpoint, Mapping[str, Sequence[Target]]]],
+        options: SegmentOptions,
+        report: Report,
+    ) -> None:
+        checkpoint, targets = load()
+        self._sam = load_sam(checkpoint, options)
+        self._targets = {
+            method: [on_device(target, self._sam.device) for target in own] for method, own in targets.items()
+        }
+        self._options = options
+        self._report = report
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Turn PIXELS rows into LABELED rows, in the same order within each method."""
+        failed, usable = _split(table, self._report)
+        predictions = {method: dict(failed) for method in self._targets}
+        for start in range(0, len(usable), self._options.batch_size):
+            batch = usable[start : start + self._options.batch_size]
+            for method, labeled in self._label(batch, [_pixels(table, photo.index) for photo in batch]):
+                predictions[method] |= zip((photo.index for photo in batch), labeled, strict=True)
+        return _labeled(table, predictions)
+
+    def _label(self, photos: Sequence[_Photo], pixels: Sequence[ByteArray]) -> Iterator[tuple[str, list[Prediction]]]:
+        from persam_ray.persam import to_instance
+
+        started_s = time.perf_counter()
+        features_bchw = self._sam.encode(pixels)
+        seconds = {"encode": time.perf_counter() - started_s}
+        frames = [self._sam.frame(photo.size_hw) for photo in photos]
+        for method, targets in self._targets.items():
+            started_s = time.perf_counter()
+            found: list[list[Segmentation]] = [[] for _ in photos]
+            for target in targets:
+                for instances, raw in zip(found, self._segment(features_bchw, frames, target), strict=True):
+                    instance = None if raw is None else to_instance(raw, target.category)
+                    if instance is not None:
+                        instances.append(instance)
+            yield method, [photo.prediction(instances) for photo, instances in zip(photos, found, strict=True)]
+            seconds[method] = time.perf_counter() - started_s
+        self._report(len(photos), 0, seconds)
+
+    def _segment(self, features_bchw: torch.Tensor, frames: Sequence[Frame], target: Target) -> list[RawMask | None]:
+        from persam_ray import persam, persam_f
+
+        if target.mask_weights_3 is None:
+            return persam.segment(self._sam, features_bchw, frames, target, self._options.guidance)
+        return persam_f.segment_f(self._sam, features_bchw, frames, target)
+
+
+def load_sam(checkpoint: Checkpoint, options: SegmentOptions) -> Sam:
+    """Build SAM on the options' device with the options' threads."""
+    import torch
+
+    from persam_ray.sam import Sam
+
+    torch.set_num_threads(options.threads)
+    return Sam(checkpoint, options.device, options.precision)
+
+
+def on_device(target: Target, device: torch.device | str) -> Target:
+    """Return a target whose tensors are on a device."""
+    weights = target.mask_weights_3
+    return replace(
+        target,
+        feature_c=target.feature_c.to(device),
+        embedding_c=target.embedding_c.to(device),
+        mask_weights_3=None if weights is None else weights.to(device),
+    )
+
+
+# --- Mask R-CNN ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """How to find instances by Mask R-CNN.
+
+    Attributes:
+        device: `cuda` or `cpu`.
+        threads: Of torch on the CPU.
+        precision: Of the network.
+        limits: What is kept.
+    """
+
+    device: str
+    threads: int
+    precision: Precision
+    limits: DetectionLimits
+
+
+class SegmentWithMaskRcnn:
+    """Holds a trained Mask R-CNN.
+
+    Args:
+        load: Returns the checkpoint.
+        options: How to find instances.
+        report: Where progress goes.
+    """
+
+    def __init__(self, load: Callable[[], Checkpoint], options: DetectOptions, report: Report) -> None:
+        import torch
+
+        from persam_ray.mask_rcnn import from_checkpoint, network_dtype
+
+        torch.set_num_threads(options.threads)
+        checkpoint = load()
+        self._model = from_checkpoint(checkpoint.tensors, checkpoint.metadata)
+        self._model.detector.to(options.device)
+        self._dtype = network_dtype(options.precision, options.device)
+        self._limits = options.limits
+        self._report = report
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Turn PIXELS rows into LABELED rows, in the same order."""
+        from persam_ray.detection import predict_resized
+
+        predictions, usable = _split(table, self._report)
+        for photo in usable:
+            started_s = time.perf_counter()
+            found = predict_resized(self._model, _pixels(table, photo.index), photo.size_hw, self._limits, self._dtype)
+            predictions[photo.index] = photo.prediction(found)
+            self._report(1, 0, {MASK_RCNN: time.perf_counter() - started_s})
+        return _labeled(table, {MASK_RCNN: predictions})
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """A row that a model can look at."""
+
+    index: int
+    image_id: str
+    size_hw: tuple[int, int]
+
+    def prediction(self, instances: Sequence[Segmentation]) -> Prediction:
+        return Prediction(self.image_id, self.size_hw, None, tuple(instances))
+
+
+def _split(table: pa.Table, report: Report) -> tuple[dict[int, Prediction], list[_Photo]]:
+    """Return the predictions of the rows that failed already, by index, and the other rows."""
+    rows = table.select(["image_id", "height", "width", "error"]).to_pylist()
+    failed, usable = {}, []
+    for index, row in enumerate(rows):
+        if row["error"] is None:
+            usable.append(_Photo(index, row["image_id"], (row["height"], row["width"])))
+        else:
+            size_hw = None if row["height"] is None else (row["height"], row["width"])
+            failed[index] = Prediction(row["image_id"], size_hw, row["error"])
+    if failed:
+        report(len(failed), len(failed), {})
+    return failed, usable
+
+
+def _pixels(table: pa.Table, index: int) -> ByteArray:
+    """Return a row's pixels (h, w, 3) as a view of the table's memory."""
+    flat = np.frombuffer(table["pixels"][index].as_buffer(), dtype=np.uint8)
+    return flat.reshape(table["pixels_height"][index].as_py(), table["pixels_width"][index].as_py(), 3)
+
+
+def _labeled(table: pa.Table, predictions: Mapping[str, Mapping[int, Prediction]]) -> pa.Table:
+    annotations = table["annotations"].to_pylist()
+    rows: list[dict[str, Any]] = [
+        by_index[index].to_row() | {"annotations": annotations[index], "method": method}
+        for method, by_index in predictions.items()
+        for index in sorted(by_index)
+    ]
+    return pa.Table.from_pylist(rows, schema=LABELED)

@@ -8,7 +8,6 @@ from persam_ray.command_line import run_job
 from persam_ray.config import LabelConfig
 from persam_ray.datasets import open_dataset
 from persam_ray.judging import JudgeOptions
-from persam_ray.model_stages import SegmentOptions
 from persam_ray.progress import summarize
 from persam_ray.reading import count_images, read_rows
 from persam_ray.references import load_references
@@ -29,7 +28,7 @@ def label(config: LabelConfig) -> None:
         listed_s = time.perf_counter()
 
         sam = labeling.load_checkpoint(checkpoint_uri)
-        options = segment_options(config, plan)
+        options = labeling.sam_options(plan, config.precision, config.guidance, config.batch_size)
         targets, _ = labeling.make_targets(sam, references.by_category, options, config.method, plan)
         prepared_s = time.perf_counter()
 
@@ -47,17 +46,6 @@ def label(config: LabelConfig) -> None:
     seconds = {"list": listed_s - started_s, "prepare": prepared_s - listed_s, **labeled.seconds}
     metrics = run_directory.finish(output, config.as_dict(), fingerprints, labeled.outcomes[""], seconds)
     summarize(output, labeled.outcomes[""].counts, metrics, labeled.wall_s)
-
-
-def segment_options(config: LabelConfig, plan: cluster.WorkerPlan) -> SegmentOptions:
-    """Combine what the user asked for with what the cluster has."""
-    return SegmentOptions(
-        device=plan.device,
-        threads=plan.threads,
-        batch_size=config.batch_size or (8 if plan.device == "cuda" else 1),
-        precision=config.precision,
-        guidance=config.guidance,
-    )
 
 
 if __name__ == "__main__":

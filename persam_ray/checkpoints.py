@@ -79,6 +79,16 @@ def locate(name_or_uri: str) -> str:
     return absolute(name_or_uri)
 
 
+def check_start(name_or_uri: str) -> None:
+    """Raise StorageError unless an option for start weights is a name or a file that exists.
+
+    Whether there are weights of that name is known with the backbone, which follows from the hardware.
+    """
+    names = {"auto", "none"} | {name for _, name in DETECTOR_STARTS}
+    if name_or_uri not in names and not exists(name_or_uri):
+        raise StorageError(f"--start {name_or_uri}: no such file, nor one of the names {', '.join(sorted(names))}")
+
+
 def locate_start(backbone: str, name_or_uri: str) -> str | None:
     """Return the URI of the weights that Mask R-CNN starts from; None for `none`.
 

@@ -87,7 +87,19 @@ def run_job(job: Callable[[ConfigT], None], config_class: type[ConfigT]) -> None
         from persam_ray.cluster import cause_of
 
         cause = cause_of(error)
-        if isinstance(cause, (ConfigError, ValueError, OSError)) and type(cause).__module__.startswith("persam_ray"):
-            message = str(cause).partition("\nFailed to ")[0]  # Ray Data appends advice on its retries
-            sys.exit(f"error: {' '.join(message.split())}")
+        if is_ours(cause):
+            sys.exit(f"error: {error_line(cause)}")
         raise
+
+
+def is_ours(error: BaseException) -> bool:
+    """Return whether an error was raised for the user to read, rather than by a mistake of ours."""
+    is_for_users = isinstance(error, (ConfigError, ValueError, OSError))
+    return is_for_users and type(error).__module__.startswith("persam_ray")
+
+
+def error_line(error: BaseException) -> str:
+    """Return an error in one line, with its type where it was not raised for the user to read."""
+    message = str(error).partition("\nFailed to ")[0]  # Ray Data appends advice on its retries
+    line = " ".join(message.split())
+    return line if is_ours(error) else f"{type(error).__name__}: {line}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -96,9 +96,14 @@ def pack(summary: ShardSummary) -> bytes:
     return pickle.dumps(summary)
 
 
-def metrics_of(packed: Sequence[bytes]) -> Metrics:
-    """Merge the summaries of all shards (made by this job's own workers) and compute the metrics."""
-    return accumulate(merge(pickle.loads(part) for part in packed))
+def merged(packed: Iterable[bytes]) -> ShardSummary:
+    """Merge the summaries of all shards, made by this job's own workers."""
+    return merge(pickle.loads(part) for part in packed)
+
+
+def metrics_of(packed: Iterable[bytes]) -> Metrics:
+    """Merge the summaries of all shards and compute the metrics."""
+    return accumulate(merged(packed))
 
 
 JUDGED = pa.schema([("judged", pa.int64()), ("unannotated", pa.int64()), ("summary", pa.binary())])

@@ -35,6 +35,8 @@ from persam_ray.run_directory import Outcome
 from persam_ray.stages import DecodeImages, Run, WritePredictions
 
 if TYPE_CHECKING:
+    from persam_ray.persam import Guidance
+    from persam_ray.precision import Precision
     from persam_ray.types import ByteArray, Checkpoint, Reference, Target
 
 ROWS_PER_CALL = 16  # of the model's stage; Ray wants a number where there is a GPU
@@ -180,6 +182,14 @@ def _read_sam(uri: str) -> tuple[Checkpoint, tuple[str, int]]:
     except CheckpointError as error:
         raise CheckpointError(f"{uri}: {error}") from error
     return checkpoint, (checkpoint.fingerprint, modules.image_size_px)
+
+
+def sam_options(
+    plan: WorkerPlan, precision: Precision, guidance: Guidance, batch_size: int | None = None
+) -> SegmentOptions:
+    """Combine what the user asked for with what the cluster has."""
+    batch_size = batch_size or (8 if plan.device == "cuda" else 1)
+    return SegmentOptions(plan.device, plan.threads, batch_size, precision, guidance)
 
 
 def make_targets(

@@ -15,7 +15,8 @@ from ray.data.block import BlockMetadata
 
 from persam_ray.cluster import WorkerPlan
 from persam_ray.datasets import Dataset, DatasetError, key_hashes, repeated_hashes, repeated_key
-from persam_ray.shards import ParquetShard, Shard, read_predictions
+from persam_ray.schema import PREDICTIONS
+from persam_ray.shards import ParquetShard, Shard, read_tables
 
 SCAN_TASKS = 64
 
@@ -100,7 +101,7 @@ class _Predictions:
     uri: str
 
     def read(self) -> Iterator[pa.Table]:
-        for table in read_predictions(self.uri):
+        for table in read_tables(self.uri, PREDICTIONS):
             renamed = table.drop(["error"]).rename_columns({"height": "predicted_height", "width": "predicted_width"})
             yield renamed.append_column("is_prediction", pa.array([True] * len(table)))
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from persam_ray.annotations import BadAnnotationError, from_coco, from_index_map
 from persam_ray.images import IMAGE_SUFFIXES
-from persam_ray.schema import IMAGES, PREDICTIONS, READ, SchemaError, conform
+from persam_ray.schema import IMAGES, READ, SchemaError, conform
 from persam_ray.storage import StorageError, filesystem, read_many, storage_errors
 
 ROWS_PER_TABLE = 16
@@ -257,15 +257,15 @@ def _parquet(uri: str) -> pq.ParquetFile:
             raise StorageError(f"{uri}: not a Parquet file ({error})") from error
 
 
-def read_predictions(uri: str) -> Iterator[pa.Table]:
-    """Yield the rows of one file of predictions as tables of the PREDICTIONS schema.
+def read_tables(uri: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the rows of one Parquet file of PREDICTIONS or MATCHES as tables of that schema.
 
     Raises:
         SchemaError: A column is missing or of another type.
     """
     with storage_errors(uri), _parquet(uri) as file:
         for batch in file.iter_batches(batch_size=1024):
-            yield conform(pa.Table.from_batches([batch]), PREDICTIONS, uri)
+            yield conform(pa.Table.from_batches([batch]), schema, uri)
 
 
 # --- WebDataset ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ METHOD_LAYER = frozenset(
 )  # fmt: skip
 CLUSTER_LAYER = frozenset(
     {
-        "annotations", "benchmark", "checkpoints", "cluster", "command_line", "config", "datasets", "detector_config",
+        "annotations", "benchmark", "checkpoints", "cluster", "command_line", "config", "contenders", "datasets",
+        "detector_config",
         "examples", "gallery", "judging", "labeling", "model_stages", "progress", "reading", "references", "report",
         "run_directory", "schema", "shards", "split", "stages", "storage", "train_loop",
     }

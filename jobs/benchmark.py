@@ -1,0 +1,96 @@
+"""Compare Mask R-CNN trained on a few images with PerSAM given one of them, on the same test images."""
+
+from typing import Any
+
+from persam_ray import cluster, run_directory
+from persam_ray.benchmark import BenchmarkError, FailedRow, as_json, in_order, table
+from persam_ray.checkpoints import check_start, locate
+from persam_ray.command_line import run_job
+from persam_ray.config import split_ids
+from persam_ray.contenders import Contest, mask_rcnn_rows, persam_rows
+from persam_ray.datasets import Dataset, open_dataset
+from persam_ray.detector_config import BenchmarkConfig
+from persam_ray.progress import console
+from persam_ray.report import write_benchmark_report
+from persam_ray.split import (
+    Annotated,
+    Split,
+    check_categories,
+    check_ids,
+    draw_split,
+    draw_training_images,
+    list_annotated,
+    listed_split,
+)
+from persam_ray.storage import join, write_json
+
+
+def benchmark(config: BenchmarkConfig) -> None:
+    """Run the job: split, train and label by each method, compare, and write the table and the report."""
+    dataset = open_dataset(config.images, config.format, config.annotations)
+    output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
+    check_start(config.start)
+    sam_uri = locate(config.sam)
+    with cluster.session():
+        plan = cluster.plan_workers(cluster.nodes())
+        annotated = list_annotated(dataset, plan)
+        split = make_split(config, dataset, annotated, plan)
+        reference_id = first_with(config.category, split, annotated)
+        contest = Contest(config, dataset, split, reference_id, output, plan)
+        rows = in_order([*mask_rcnn_rows(contest), *persam_rows(contest, sam_uri)])
+        results = describe(contest) | {"rows": as_json(rows, config.category, config.seed)}
+        write_json(join(output, "benchmark.json"), results)
+        page = write_benchmark_report(output, dataset.only(split.test_ids), results, rows, plan)
+    console.print(table(results["rows"]))
+    console.print(f"results: {output}, report: {page}")
+    if failed := [row for row in rows if isinstance(row, FailedRow)]:
+        raise BenchmarkError(f"{len(failed)} of {len(rows)} rows failed: {failed[0].method}: {failed[0].error}")
+
+
+def make_split(config: BenchmarkConfig, dataset: Dataset, annotated: Annotated, plan: cluster.WorkerPlan) -> Split:
+    """Return the images that the options name, or draw them."""
+    check_categories([config.category], annotated, dataset.uri)
+    train_ids, test_ids = split_ids(config.train_ids), split_ids(config.test_ids)
+    check_ids([*train_ids, *test_ids], annotated, dataset.uri)
+    if not train_ids:
+        free = {image_id: held for image_id, held in annotated.items() if image_id not in test_ids}
+        train_ids = draw_training_images(dataset, free, [config.category], config.train_images, config.seed, plan)
+    if test_ids:
+        return listed_split(annotated, config.category, train_ids, test_ids)
+    return draw_split(dataset, annotated, config.category, train_ids, config.test_images, config.seed)
+
+
+def first_with(category: str, split: Split, annotated: Annotated) -> str:
+    """Return the training image that PerSAM is given.
+
+    Raises:
+        BenchmarkError: None of the images holds the category, or none of the test images does.
+    """
+    if not split.test_with_category:
+        raise BenchmarkError(f"none of the {len(split.test_ids)} test images holds the category {category!r}")
+    for image_id in split.train_ids:
+        if category in annotated[image_id]:
+            return image_id
+    raise BenchmarkError(f"none of the {len(split.train_ids)} training images holds the category {category!r}")
+
+
+def describe(contest: Contest) -> dict[str, Any]:
+    """Return what was compared on what, for benchmark.json."""
+    config, split = contest.config, contest.split
+    return {
+        "category": config.category,
+        "train_images": len(split.train_ids),
+        "test_images": len(split.test_ids),
+        "test_images_with_category": split.test_with_category,
+        "objects": config.objects,
+        "iou_threshold": 0.5,
+        "min_area_fraction": config.min_area_fraction,
+        "seed": config.seed,
+        "reference_id": contest.reference_id,
+        "train_ids": list(split.train_ids),
+        "test_ids": list(split.test_ids),
+    }
+
+
+if __name__ == "__main__":
+    run_job(benchmark, BenchmarkConfig)

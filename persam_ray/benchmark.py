@@ -1,0 +1,137 @@
+"""The rows of the benchmark: what each method came to on the same images, and how sure the differences are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from persam_ray.evaluation_merge import Metrics, ShardSummary, Statistic, accumulate, bootstrap_difference
+from persam_ray.judging import merged
+from persam_ray.labeling import Labeled
+from persam_ray.model_stages import MASK_RCNN
+
+TITLES = {
+    MASK_RCNN: "Mask R-CNN",
+    "persam": "PerSAM",
+    "persam_f": "PerSAM-F",
+    "persam_f_filtered": "PerSAM-F, small objects removed",
+    "mask_rcnn_filtered": "Mask R-CNN, small objects removed",
+}
+"""The rows in the article's order, and the last for fairness: a filter that helps one method may help the other."""
+
+COMPARED: tuple[Statistic, ...] = ("ap50", "precision", "recall", "f1", "miou")
+"""Figures that are compared with the first row's, by the paired bootstrap over images."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a method came to.
+
+    Attributes:
+        method: One of TITLES; also the name of its run directory.
+        labels: Annotated images that it was given.
+        training_s: Seconds that it took to learn from them.
+        images_per_s: Images that the workers' models get through in a second, measured without reading and decoding.
+        summary: Of all images judged.
+        metrics: Its figures.
+    """
+
+    method: str
+    labels: int
+    training_s: float
+    images_per_s: float
+    summary: ShardSummary
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """A method that came to nothing, and why."""
+
+    method: str
+    error: str
+
+
+AnyRow = Row | FailedRow
+
+
+class BenchmarkError(ValueError):
+    """Nothing can be compared, or some rows failed; the message says which."""
+
+
+def make_row(name: str, method: str, labeled: Labeled, labels: int, training_s: float, workers: int) -> Row:
+    """Return the row of a run.
+
+    Args:
+        name: The run, one of TITLES.
+        method: Whose predictions it takes.
+        labeled: The pass that wrote it.
+        labels: Annotated images that the method was given.
+        training_s: Seconds that it took to learn from them.
+        workers: Actors that shared the pass.
+    """
+    busy_s = labeled.busy_s.get("encode", 0.0) * (method != MASK_RCNN) + labeled.busy_s[method]
+    outcome = labeled.outcomes[name]
+    summary = merged(outcome.judged)
+    return Row(name, labels, training_s, workers * outcome.counts.ok / busy_s, summary, accumulate(summary))
+
+
+def in_order(rows: Sequence[AnyRow]) -> list[AnyRow]:
+    """Return the rows in the order of TITLES."""
+    return sorted(rows, key=lambda row: list(TITLES).index(row.method))
+
+
+def as_json(rows: Sequence[AnyRow], category: str, seed: int) -> list[dict[str, Any]]:
+    """Return the rows as plain values, with their differences to the first."""
+    first = rows[0]
+    return [_row_json(row, category, first if isinstance(first, Row) else None, seed) for row in rows]
+
+
+def _row_json(row: AnyRow, category: str, first: Row | None, seed: int) -> dict[str, Any]:
+    common = {"method": TITLES[row.method], "run": row.method}
+    if isinstance(row, FailedRow):
+        return common | {"error": row.error}
+    values = row.metrics.categories[category]
+    names = ("map", "ap50", "ap75", "tp", "fp", "fn", "score_threshold", "precision", "recall", "f1", "miou")
+    extra = ("boundary_iou", "best_score_threshold", "best_precision", "best_recall", "best_f1")
+    figures = {name: values[name] for name in names}
+    speed = {"training_s": round(row.training_s, 3), "images_per_s": round(row.images_per_s, 3)}
+    more = {name: values[name] for name in extra}
+    return (
+        common
+        | {"error": None, "labels": row.labels}
+        | figures
+        | speed
+        | more
+        | {"difference_to_first": _differences(row, first, category, seed) if first and row is not first else None}
+    )
+
+
+def _differences(row: Row, first: Row, category: str, seed: int) -> dict[str, Any]:
+    return {
+        statistic: vars(bootstrap_difference(row.summary, first.summary, statistic, category=category, seed=seed))
+        for statistic in COMPARED
+    }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Lay out the rows of `as_json` for a terminal."""
+    columns = ("labels", "map", "ap50", "ap75", "tp", "fp", "fn", "precision", "recall", "miou")
+    shown = Table("method", *columns, "training s", "images/s", box=None, padding=(0, 1))
+    for row in rows:
+        if row["error"]:
+            shown.add_row(row["method"], f"failed: {row['error']}")
+        else:
+            figures = [figure(row[name]) for name in columns]
+            shown.add_row(row["method"], *figures, f"{row['training_s']:.1f}", f"{row['images_per_s']:.1f}")
+    return shown
+
+
+def figure(value: float | None) -> str:
+    """Return a figure as text: counts as they are, ratios with three digits, a dash for what is undefined."""
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"

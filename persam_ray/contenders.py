@@ -1,0 +1,129 @@
+"""The methods that the benchmark compares: each from its labels to its run directories and rows.
+
+A method that fails becomes rows that say why; the others are not touched by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from persam_ray import labeling, run_directory
+from persam_ray.benchmark import TITLES, AnyRow, FailedRow, Row, make_row
+from persam_ray.cluster import WorkerPlan, cause_of
+from persam_ray.command_line import error_line
+from persam_ray.datasets import Dataset, load_reference
+from persam_ray.detector_config import BenchmarkConfig
+from persam_ray.judging import JudgeOptions
+from persam_ray.labeling import Labeled, Labeler, sam_options
+from persam_ray.model_stages import MASK_RCNN, DetectOptions
+from persam_ray.progress import console
+from persam_ray.reading import read_rows
+from persam_ray.split import Split
+from persam_ray.stages import Run
+from persam_ray.storage import join
+from persam_ray.types import DetectionLimits
+
+PERSAM_METHODS = ("persam", "persam_f")
+FILTERED = "_filtered"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What all methods share.
+
+    Attributes:
+        config: The user's options.
+        dataset: All images.
+        split: Which of them are trained on and which judged.
+        reference_id: The training image that PerSAM is given.
+        output: URI below which each row has its run directory.
+        plan: How to share out the cluster.
+    """
+
+    config: BenchmarkConfig
+    dataset: Dataset
+    split: Split
+    reference_id: str
+    output: str
+    plan: WorkerPlan
+
+    def label(self, labeler: Labeler, runs: Mapping[str, Run]) -> Labeled:
+        """Label the test images."""
+        rows = read_rows(self.dataset.only(self.split.test_ids), self.plan)
+        return labeling.label_images(rows, len(self.split.test_ids), labeler, runs, self.plan)
+
+    def runs(self, method: str, score_threshold: float) -> dict[str, Run]:
+        """Return a method's run, and, but for PerSAM as in the article, the one without small objects."""
+        judge = JudgeOptions((self.config.category,), score_threshold, self.config.objects)
+        names = {method: 0.0} | ({method + FILTERED: self.config.min_area_fraction} if method != "persam" else {})
+        return {name: Run(join(self.output, name), method, judge, fraction) for name, fraction in names.items()}
+
+    def finish(self, labeled: Labeled, row: Row, fingerprints: Mapping[str, object]) -> Row:
+        """Complete a row's run directory."""
+        common: dict[str, object] = {"categories": (self.config.category,)}
+        run_directory.finish(
+            join(self.output, row.method),
+            self.config.as_dict(),
+            common | dict(fingerprints),
+            labeled.outcomes[row.method],
+            {"train": row.training_s, **labeled.seconds},
+        )
+        return row
+
+
+def mask_rcnn_rows(contest: Contest) -> list[AnyRow]:
+    """Train Mask R-CNN and label by it."""
+    from persam_ray.train_loop import train_detector
+
+    config, plan, train_ids = contest.config, contest.plan, contest.split.train_ids
+    rows: list[AnyRow] = []
+    runs = contest.runs(MASK_RCNN, config.detector_score_threshold)
+    with _guarded(rows, runs):
+        folder = join(contest.output, "training")
+        fitted = train_detector(config, (config.category,), contest.dataset.only(train_ids), folder)
+        run_directory.write_training_manifest(folder, config.as_dict(), train_ids, fitted.start, fitted.seconds)
+        detector = labeling.load_detector(fitted.checkpoint)
+        options = DetectOptions(plan.device, plan.threads, config.precision, DetectionLimits())
+        labeled = contest.label(labeling.mask_rcnn_labeler(detector, options), runs)
+        fingerprints = {"checkpoint": {"fingerprint": detector.fingerprint}}
+        for name in runs:
+            row = make_row(name, MASK_RCNN, labeled, len(train_ids), fitted.seconds, plan.actors)
+            rows.append(contest.finish(labeled, row, fingerprints))
+    return rows
+
+
+def persam_rows(contest: Contest, sam_uri: str) -> list[AnyRow]:
+    """Label by PerSAM and PerSAM-F in one pass, in which each image is encoded once."""
+    config, plan = contest.config, contest.plan
+    rows: list[AnyRow] = []
+    runs = {method: contest.runs(method, config.sam_score_threshold) for method in PERSAM_METHODS}
+    with _guarded(rows, [name for own in runs.values() for name in own]):
+        sam = labeling.load_checkpoint(sam_uri)
+        options = sam_options(plan, config.precision, config.guidance)
+        reference = load_reference(contest.dataset, contest.reference_id, config.category)
+        targets = {}
+        for method in PERSAM_METHODS:
+            with _guarded(rows, runs[method]):
+                targets[method] = labeling.make_targets(sam, {config.category: [reference]}, options, method, plan)
+        labeler = labeling.persam_labeler(sam, {method: made for method, (made, _) in targets.items()}, options)
+        wanted = {name: run for method in targets for name, run in runs[method].items()}
+        labeled = contest.label(labeler, wanted)
+        fingerprints = {"sam": {"fingerprint": sam.fingerprint}, "reference": contest.reference_id}
+        for name, run in wanted.items():
+            row = make_row(name, run.method, labeled, 1, targets[run.method][1], plan.actors)
+            rows.append(contest.finish(labeled, row, fingerprints))
+    return rows
+
+
+@contextmanager
+def _guarded(rows: list[AnyRow], names: Iterable[str]) -> Iterator[None]:
+    """Turn what goes wrong into rows that say so, for those of the names that have none yet."""
+    try:
+        yield
+    except Exception as error:
+        message = error_line(cause_of(error))
+        done = {row.method for row in rows}
+        rows.extend(FailedRow(name, message) for name in names if name not in done)
+        console.print(f"{', '.join(TITLES[name] for name in names)}: failed: {message}")

@@ -3,15 +3,15 @@
 from typing import Any
 
 from persam_ray import cluster, run_directory
-from persam_ray.benchmark import BenchmarkError, FailedRow, as_json, in_order, table
+from persam_ray.benchmark import TITLES, AnyRow, BenchmarkError, FailedRow, Row, as_json, charts, in_order, table
+from persam_ray.benchmark_report import MethodRun, write_benchmark_report
 from persam_ray.checkpoints import check_start, locate
 from persam_ray.command_line import run_job
 from persam_ray.config import split_ids
 from persam_ray.contenders import Contest, mask_rcnn_rows, persam_rows
 from persam_ray.datasets import Dataset, open_dataset
 from persam_ray.detector_config import BenchmarkConfig
-from persam_ray.progress import console
-from persam_ray.report import write_benchmark_report
+from persam_ray.progress import console, show_table
 from persam_ray.split import (
     Annotated,
     Split,
@@ -40,8 +40,8 @@ def benchmark(config: BenchmarkConfig) -> None:
         rows = in_order([*mask_rcnn_rows(contest), *persam_rows(contest, sam_uri)])
         results = describe(contest) | {"rows": as_json(rows, config.category, config.seed)}
         write_json(join(output, "benchmark.json"), results)
-        page = write_benchmark_report(output, dataset.only(split.test_ids), results, rows, plan)
-    console.print(table(results["rows"]))
+        page = write_report(contest, results, rows)
+    show_table(table(results["rows"]))
     console.print(f"results: {output}, report: {page}")
     if failed := [row for row in rows if isinstance(row, FailedRow)]:
         raise BenchmarkError(f"{len(failed)} of {len(rows)} rows failed: {failed[0].method}: {failed[0].error}")
@@ -72,6 +72,19 @@ def first_with(category: str, split: Split, annotated: Annotated) -> str:
         if category in annotated[image_id]:
             return image_id
     raise BenchmarkError(f"none of the {len(split.train_ids)} training images holds the category {category!r}")
+
+
+def write_report(contest: Contest, results: dict[str, Any], rows: list[AnyRow]) -> str:
+    """Build the page in a task, which reads a few dozen photos again, and return its URI."""
+    runs = [
+        MethodRun(TITLES[name], run.folder, run.judge)
+        for name, run in contest.all_runs().items()
+        if any(row.method == name and isinstance(row, Row) for row in rows)
+    ]
+    drawn = charts(rows, contest.config.category)
+    tests = contest.dataset.only(contest.split.test_ids)
+    page: str = cluster.in_task(contest.plan, write_benchmark_report, contest.output, tests, results, runs, drawn)
+    return page
 
 
 def describe(contest: Contest) -> dict[str, Any]:

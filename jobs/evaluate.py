@@ -11,8 +11,9 @@ from persam_ray.config import ConfigError, EvaluateConfig
 from persam_ray.datasets import open_dataset
 from persam_ray.evaluation_merge import Metrics
 from persam_ray.judging import EvaluationError, JudgeOptions, MatchImages, metrics_of
-from persam_ray.progress import clock, console
+from persam_ray.progress import clock, console, show_table
 from persam_ray.reading import count_images, join_predictions
+from persam_ray.report import figure
 from persam_ray.storage import exists, join, read_json, write_json
 
 
@@ -44,7 +45,7 @@ def evaluate(config: EvaluateConfig) -> None:
     write_json(join(output, "metrics.json"), metrics.as_dict())
     judged_images, unannotated = (sum(row[name] for row in rows) for name in ("judged", "unannotated"))
     console.print(f"{judged_images} images judged, {unannotated} without ground truth left out")
-    console.print(metrics_table(metrics))
+    show_table(metrics_table(metrics))
     console.print(f"results in {clock(time.perf_counter() - started_s)}: {output}")
 
 
@@ -69,14 +70,8 @@ def metrics_table(metrics: Metrics) -> Table:
     table = Table("category", *columns, box=None, padding=(0, 2, 0, 0))
     rows = {**metrics.categories, "overall": metrics.overall} if len(metrics.categories) > 1 else metrics.categories
     for name, values in rows.items():
-        table.add_row(name, *(_cell(values[column]) for column in columns))
+        table.add_row(name, *(figure(values[column]) for column in columns))
     return table
-
-
-def _cell(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -36,7 +36,10 @@ def label(config: LabelConfig) -> None:
         judge = JudgeOptions(tuple(references.by_category))
         runs = {"": Run(output, config.method, judge, config.min_area_fraction)}
         labeled = labeling.label_images(read_rows(dataset, plan), images, labeler, runs, plan, references.image_ids)
-        write_contact_sheet(output, dataset, plan)
+        outcome = labeled.outcomes[""]
+        metrics = outcome.metrics()
+        counted = vars(outcome.counts)
+        cluster.in_task(plan, write_contact_sheet, output, dataset, tuple(references.by_category), counted, metrics)
 
     fingerprints = {
         "categories": tuple(references.by_category),
@@ -44,8 +47,8 @@ def label(config: LabelConfig) -> None:
         "references": references.fingerprints(),
     }
     seconds = {"list": listed_s - started_s, "prepare": prepared_s - listed_s, **labeled.seconds}
-    metrics = run_directory.finish(output, config.as_dict(), fingerprints, labeled.outcomes[""], seconds)
-    summarize(output, labeled.outcomes[""].counts, metrics, labeled.wall_s)
+    run_directory.finish(output, config.as_dict(), fingerprints, outcome.counts, metrics, seconds)
+    summarize(output, outcome.counts, metrics, labeled.wall_s)
 
 
 if __name__ == "__main__":

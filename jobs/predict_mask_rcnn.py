@@ -36,12 +36,15 @@ def predict(config: PredictConfig) -> None:
         runs = {"": Run(output, MASK_RCNN, judge, config.min_area_fraction)}
         labeler = labeling.mask_rcnn_labeler(detector, options)
         labeled = labeling.label_images(read_rows(dataset, plan), images, labeler, runs, plan)
-        write_contact_sheet(output, dataset, plan)
+        outcome = labeled.outcomes[""]
+        metrics = outcome.metrics()
+        counted = vars(outcome.counts)
+        cluster.in_task(plan, write_contact_sheet, output, dataset, detector.categories, counted, metrics)
 
     fingerprints = {"categories": detector.categories, "checkpoint": {"fingerprint": detector.fingerprint}}
     seconds = {"list": listed_s - started_s, "prepare": prepared_s - listed_s, **labeled.seconds}
-    metrics = run_directory.finish(output, config.as_dict(), fingerprints, labeled.outcomes[""], seconds)
-    summarize(output, labeled.outcomes[""].counts, metrics, labeled.wall_s)
+    run_directory.finish(output, config.as_dict(), fingerprints, outcome.counts, metrics, seconds)
+    summarize(output, outcome.counts, metrics, labeled.wall_s)
 
 
 if __name__ == "__main__":

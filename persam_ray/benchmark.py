@@ -8,10 +8,12 @@ from typing import Any
 
 from rich.table import Table
 
+from persam_ray.benchmark_report import MethodCharts
 from persam_ray.evaluation_merge import Metrics, ShardSummary, Statistic, accumulate, bootstrap_difference
 from persam_ray.judging import merged
 from persam_ray.labeling import Labeled
 from persam_ray.model_stages import MASK_RCNN
+from persam_ray.report import draw_curve, draw_histogram, figure, ious_of_images
 
 TITLES = {
     MASK_RCNN: "Mask R-CNN",
@@ -21,6 +23,8 @@ TITLES = {
     "mask_rcnn_filtered": "Mask R-CNN, small objects removed",
 }
 """The rows in the article's order, and the last for fairness: a filter that helps one method may help the other."""
+
+FILTERED = "_filtered"
 
 COMPARED: tuple[Statistic, ...] = ("ap50", "precision", "recall", "f1", "miou")
 """Figures that are compared with the first row's, by the paired bootstrap over images."""
@@ -130,8 +134,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return shown
 
 
-def figure(value: float | None) -> str:
-    """Return a figure as text: counts as they are, ratios with three digits, a dash for what is undefined."""
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
+def charts(rows: Sequence[AnyRow], category: str) -> list[MethodCharts]:
+    """Draw the curves and histograms of the rows that did not fail."""
+    drawn = []
+    for series, row in enumerate(rows):
+        if isinstance(row, Row):
+            title, precisions = TITLES[row.method], row.metrics.precision_curves.get(category)
+            is_filtered = row.method.endswith(FILTERED)
+            curve = draw_curve(title, series, precisions, dashed=is_filtered) if precisions else None
+            ious = ious_of_images(row.summary, category)
+            drawn.append(MethodCharts(curve, draw_histogram(f"{title}: photos by IoU with the truth", series, ious)))
+    return drawn

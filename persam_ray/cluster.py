@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -151,6 +151,11 @@ def plan_workers(machines: Sequence[Node], actors: int | None = None) -> WorkerP
 def on_this_node(*, soft: bool) -> NodeAffinitySchedulingStrategy:
     """Return the strategy that keeps a task or actor on the driver's machine; soft where another will do."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=soft)
+
+
+def in_task(plan: WorkerPlan, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in one task, off the driver, and return what it returns."""
+    return ray.get(ray.remote(num_cpus=plan.task_cpus)(function).remote(*arguments))
 
 
 # --- progress --------------------------------------------------------------------------------------------------------

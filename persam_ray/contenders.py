@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from persam_ray import labeling, run_directory
-from persam_ray.benchmark import TITLES, AnyRow, FailedRow, Row, make_row
+from persam_ray.benchmark import FILTERED, TITLES, AnyRow, FailedRow, Row, make_row
 from persam_ray.cluster import WorkerPlan, cause_of
 from persam_ray.command_line import error_line
 from persam_ray.datasets import Dataset, load_reference
@@ -26,7 +26,6 @@ from persam_ray.storage import join
 from persam_ray.types import DetectionLimits
 
 PERSAM_METHODS = ("persam", "persam_f")
-FILTERED = "_filtered"
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,19 @@ class Contest:
         rows = read_rows(self.dataset.only(self.split.test_ids), self.plan)
         return labeling.label_images(rows, len(self.split.test_ids), labeler, runs, self.plan)
 
-    def runs(self, method: str, score_threshold: float) -> dict[str, Run]:
+    def runs(self, method: str) -> dict[str, Run]:
         """Return a method's run, and, but for PerSAM as in the article, the one without small objects."""
-        judge = JudgeOptions((self.config.category,), score_threshold, self.config.objects)
+        threshold = self.config.detector_score_threshold if method == MASK_RCNN else self.config.sam_score_threshold
+        judge = JudgeOptions((self.config.category,), threshold, self.config.objects)
         names = {method: 0.0} | ({method + FILTERED: self.config.min_area_fraction} if method != "persam" else {})
         return {name: Run(join(self.output, name), method, judge, fraction) for name, fraction in names.items()}
+
+    def all_runs(self) -> dict[str, Run]:
+        """Return the runs of all methods, in the order of TITLES."""
+        runs: dict[str, Run] = {}
+        for method in (MASK_RCNN, *PERSAM_METHODS):
+            runs |= self.runs(method)
+        return {name: runs[name] for name in TITLES}
 
     def finish(self, labeled: Labeled, row: Row, fingerprints: Mapping[str, object]) -> Row:
         """Complete a row's run directory."""
@@ -67,7 +74,8 @@ class Contest:
             join(self.output, row.method),
             self.config.as_dict(),
             common | dict(fingerprints),
-            labeled.outcomes[row.method],
+            labeled.outcomes[row.method].counts,
+            row.metrics,
             {"train": row.training_s, **labeled.seconds},
         )
         return row
@@ -79,7 +87,7 @@ def mask_rcnn_rows(contest: Contest) -> list[AnyRow]:
 
     config, plan, train_ids = contest.config, contest.plan, contest.split.train_ids
     rows: list[AnyRow] = []
-    runs = contest.runs(MASK_RCNN, config.detector_score_threshold)
+    runs = contest.runs(MASK_RCNN)
     with _guarded(rows, runs):
         folder = join(contest.output, "training")
         fitted = train_detector(config, (config.category,), contest.dataset.only(train_ids), folder)
@@ -98,7 +106,7 @@ def persam_rows(contest: Contest, sam_uri: str) -> list[AnyRow]:
     """Label by PerSAM and PerSAM-F in one pass, in which each image is encoded once."""
     config, plan = contest.config, contest.plan
     rows: list[AnyRow] = []
-    runs = {method: contest.runs(method, config.sam_score_threshold) for method in PERSAM_METHODS}
+    runs = {method: contest.runs(method) for method in PERSAM_METHODS}
     with _guarded(rows, [name for own in runs.values() for name in own]):
         sam = labeling.load_checkpoint(sam_uri)
         options = sam_options(plan, config.precision, config.guidance)

@@ -33,8 +33,8 @@ PHOTO_SIDE_PX = 640
 PHOTO_BYTES = 48_000
 """Longest side and largest size of a photo in the page; what does not fit is compressed more, then made smaller."""
 
-OUTLINE_POINTS = 1500
-"""Of one outline at most: a few KB of text."""
+OUTLINE_POINTS = 500
+"""Of one outline at most: 6 KB of text."""
 
 Row = Mapping[str, Any]
 
@@ -162,7 +162,7 @@ def make_photo(key: str, encoded: bytes) -> Photo:
     """
     image_hw3 = decode_image(encoded)
     for side_px, quality in ((PHOTO_SIDE_PX, 82), (PHOTO_SIDE_PX, 65), (480, 65), (360, 60), (240, 50)):
-        size_hw = resized_size_hw((image_hw3.shape[0], image_hw3.shape[1]), side_px)
+        size_hw = resized_size_hw((image_hw3.shape[0], image_hw3.shape[1]), min(side_px, max(image_hw3.shape[:2])))
         buffer = io.BytesIO()
         Image.fromarray(resize(image_hw3, size_hw)).save(buffer, "JPEG", quality=quality, optimize=True)
         if buffer.tell() <= PHOTO_BYTES:
@@ -187,7 +187,8 @@ def outline_of(mask_hw: BoolArray, photo: Photo) -> str:
     """
     scale_xy = np.array([photo.width / mask_hw.shape[1], photo.height / mask_hw.shape[0]])
     contours, _ = cv2.findContours(mask_hw.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    parts, points = [], 0
+    parts: list[str] = []
+    points = 0
     for contour in sorted(contours, key=len, reverse=True):
         scaled = ((contour + 0.5) * scale_xy).astype(np.float32)
         simple = _simplified(scaled)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 if TYPE_CHECKING:
     from persam_ray.evaluation_merge import Metrics
@@ -79,6 +80,11 @@ def summarize(output: str, counts: RunCounts, metrics: Metrics | None, label_s: 
         if values["miou"] is not None:
             console.print(f"{category}: mIoU {values['miou']:.3f}, AP50 {values['ap50']:.3f}")
     console.print(f"results: {output}")
+
+
+def show_table(table: Table) -> None:
+    """Print a table whole; a log has no width to keep to."""
+    console.print(table, width=console.width if console.is_terminal else 160)
 
 
 def clock(seconds: float) -> str:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from markupsafe import Markup
 
 from persam_ray.datasets import Dataset
 from persam_ray.evaluation_merge import Metrics, ShardSummary
-from persam_ray.gallery import Photo, Shot, lowest_scores, outline, predictions_of, read_photos
+from persam_ray.gallery import Photo, Shot, lowest_scores, outline, read_photos
 from persam_ray.storage import join, write_bytes
 
-MAX_PAGE_BYTES = 16 * 10**6
+MAX_PAGE_BYTES = 13 * 10**6
 CONTACT_SHEET_PHOTOS = 96
 REASONS = 20
 HISTOGRAM_BINS = 20
@@ -54,12 +55,20 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Shots under one title."""
+
+    title: str
+    shots: tuple[Shot, ...]
+
+
+@dataclass(frozen=True)
 class Gallery:
-    """A part of the page: groups of shots under one title; each group is a title and its shots."""
+    """A part of the page: groups of shots, under one title and a note."""
 
     title: str
     note: str
-    groups: tuple[tuple[str, tuple[Shot, ...]], ...]
+    groups: tuple[Group, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +91,7 @@ class Page:
     def photos(self) -> list[Photo]:
         """Each photo that is shown, once."""
         shots = [shot for row in self.comparison for shot in row]
-        shots += [shot for gallery in self.galleries for _, group in gallery.groups for shot in group]
+        shots += [shot for gallery in self.galleries for group in gallery.groups for shot in group.shots]
         return list({shot.photo.key: shot.photo for shot in shots}.values())
 
 
@@ -103,8 +112,9 @@ def render(page: Page) -> str:
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     return environment.get_template("report.html").render(
         page=page,
-        style=Markup(style),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
+        version=version("persam-ray"),
+        style=Markup(style),
+        script=Markup(script),
         style_hash=_csp_hash(style),
         script_hash=_csp_hash(script),
     )
@@ -172,13 +182,13 @@ def write_contact_sheet(
     page = Page(
         title=f"Labels: {names}",
         lead=[
-            f"{counts['instances']} instances of {names} were found in {counts['ok']} photos; {counts['failed']} photos "
-            "could not be used.",
+            f"{counts['instances']} instances of {names} were found in {counts['ok']} photos; {counts['failed']} "
+            "photos could not be used.",
             "Below are the photos with the lowest scores: if these are good enough, the others are.",
         ],
         facts=[(name, str(counts[name])) for name in ("images", "ok", "failed", "instances")],
         table=_category_table(metrics) if metrics else None,
-        galleries=[Gallery("Lowest scores first", "", ((f"{len(shots)} of {counts['ok']} photos", shots),))],
+        galleries=[Gallery("Lowest scores first", "", (Group(f"{len(shots)} of {counts['ok']} photos", shots),))],
         reasons=[f"{row['image_id']}: {row['error']}" for row in failed[:REASONS]],
     )
     return write_page(output, page)
@@ -198,7 +208,7 @@ def _category_table(metrics: Metrics) -> dict[str, Any]:
             "title": category,
             "series": None,
             "error": None,
-            "cells": [{"text": figure(values[name]), "note": "", "best": False} for name in columns.values()],
+            "cells": [{"text": figure(values[name]), "notes": (), "best": False} for name in columns.values()],
         }
         for category, values in metrics.categories.items()
     ]

@@ -92,6 +92,10 @@ class Outcome:
     counts: Counts
     judged: tuple[bytes, ...]
 
+    def metrics(self) -> Metrics | None:
+        """Return the metrics of the images that have ground truth, if any has."""
+        return metrics_of(self.judged) if self.judged else None
+
 
 def add_up(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Outcome]:
     """Add up the SUMMARY rows that the writers return, as they arrive, by run."""
@@ -114,15 +118,14 @@ def finish(
     output: str,
     config: Mapping[str, Any],
     fingerprints: Mapping[str, Any],
-    outcome: Outcome,
+    counts: Counts,
+    metrics: Metrics | None,
     seconds: Mapping[str, float],
-) -> Metrics | None:
-    """Write metrics.json where images had ground truth, then the manifest; return the metrics."""
-    metrics = metrics_of(outcome.judged) if outcome.judged else None
+) -> None:
+    """Write metrics.json where images had ground truth, then the manifest."""
     if metrics:
         write_json(join(output, "metrics.json"), metrics.as_dict())
-    write_manifest(output, config, fingerprints, outcome.counts, seconds)
-    return metrics
+    write_manifest(output, config, fingerprints, counts, seconds)
 
 
 def write_manifest(

@@ -17,13 +17,19 @@ METHOD_LAYER = frozenset(
 )  # fmt: skip
 CLUSTER_LAYER = frozenset(
     {
-        "annotations", "benchmark", "checkpoints", "cluster", "command_line", "config", "contenders", "datasets",
-        "detector_config",
-        "examples", "gallery", "judging", "labeling", "model_stages", "progress", "reading", "references", "report",
-        "run_directory", "schema", "shards", "split", "stages", "storage", "train_loop",
+        "annotations", "benchmark", "benchmark_report", "checkpoints", "cluster", "command_line", "config",
+        "contenders",
+        "datasets", "detector_config", "examples", "gallery", "judging", "labeling", "model_stages", "progress",
+        "reading", "references", "report", "run_directory", "schema", "shards", "split", "stages", "storage",
+        "train_loop",
     }
 )  # fmt: skip
-WITHOUT_RAY = frozenset({"judging", "stages", "model_stages", "examples", "shards", "datasets", "storage", "schema"})
+WITHOUT_RAY = frozenset(
+    {
+        "judging", "stages", "model_stages", "examples", "gallery", "report", "benchmark_report", "shards", "datasets",
+        "storage", "schema",
+    }
+)  # fmt: skip
 NOT_IN_THE_METHOD_LAYER = frozenset({"ray", "pyarrow", "fsspec", "s3fs", "boto3", "botocore"})
 
 MODULES = {path.stem: path for path in sorted((ROOT / "persam_ray").glob("*.py")) if path.stem != "__init__"}

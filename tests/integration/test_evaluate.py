@@ -4,13 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from tests.conftest import disc, scene
+from tests.integration.annotated import save_fashion
 from tests.integration.conftest import Job
 
 pytestmark = pytest.mark.ray
@@ -20,15 +18,7 @@ PHOTOS = 12
 
 @pytest.fixture(scope="module")
 def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos with a disc of class 1 (top), in DeepFashion-MultiModal's layout."""
-    folder = tmp_path_factory.mktemp("fashion")
-    for part in ("images", "segm"):
-        (folder / part).mkdir()
-    for index in range(PHOTOS):
-        size = (60 + 5 * index, 80)
-        Image.fromarray(scene(*size, seed=index)).save(folder / "images" / f"p{index:02}.jpg")
-        Image.fromarray(disc(*size).astype(np.uint8)).save(folder / "segm" / f"p{index:02}_segm.png")
-    return folder
+    return save_fashion(tmp_path_factory.mktemp("annotated") / "fashion", PHOTOS)
 
 
 @pytest.fixture(scope="module")

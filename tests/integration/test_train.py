@@ -1,0 +1,146 @@
+"""Training Mask R-CNN on Ray Train, and labeling by it: real workers, one of which is killed."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.conftest import shared
+from tests.integration.annotated import save_fashion
+from tests.integration.conftest import MARK, Finished, Job, finish, manifest_of, rows_of, start_job
+
+pytestmark = pytest.mark.ray
+
+EPOCHS = 3
+TINY = ("--category", "top", "--start", "none", "--steps", "6", "--epoch-steps", "2")
+
+
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_fashion(tmp_path_factory.mktemp("annotated") / "fashion", 4, without_top=1)
+
+
+def history(output: Path) -> list[dict[str, Any]]:
+    content: dict[str, Any] = json.loads((output / "training.json").read_text())
+    epochs: list[dict[str, Any]] = content["epochs"]
+    return epochs
+
+
+def check_trained(finished: Finished, output: Path) -> None:
+    assert finished.status == 0, finished.stderr
+    assert finished.left_behind == []
+    assert [(epoch["epoch"], epoch["steps"]) for epoch in history(output)] == [(0, 2), (1, 2), (2, 2)]
+    assert (output / "mask_rcnn.safetensors").stat().st_size > 10_000_000
+    assert list((output / "checkpoints").glob("checkpoint_*/state.pt"))
+
+
+@pytest.fixture(scope="module")
+def trained(fashion: Path, job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("detector") / "run"
+    check_trained(job("train_mask_rcnn", "--images", str(fashion), "--output", str(output), *TINY), output)
+    return output
+
+
+def test_training_leaves_weights_a_history_and_a_manifest(trained: Path) -> None:
+    manifest = manifest_of(trained)
+    assert manifest["train_ids"] == ["p00.jpg", "p01.jpg", "p02.jpg"]  # the fourth holds no top
+    rates = [epoch["learning_rate"] for epoch in history(trained)]
+    assert rates == sorted(rates, reverse=True)
+    assert all(0 < epoch["loss"] < 10 for epoch in history(trained))
+
+
+def test_a_trained_detector_labels_with_the_rows_of_any_labeler(
+    trained: Path, fashion: Path, job: Job, tmp_path: Path
+) -> None:
+    images = ("--images", str(fashion), "--output", str(tmp_path / "labels"))
+    finished = job("predict_mask_rcnn", *images, "--checkpoint", str(trained), "--least-score", "0.0")
+    assert finished.status == 0, finished.stderr
+    rows = rows_of(tmp_path / "labels")
+    assert set(rows) == {f"p{index:02}.jpg" for index in range(4)}
+    found = [instance for row in rows.values() for instance in row["instances"]]
+    assert found
+    assert all(one["similarity"] is None and one["predicted_iou"] is None for one in found)
+    assert json.loads((tmp_path / "labels" / "metrics.json").read_text())["categories"]["top"]["fn"] <= 3
+    assert (tmp_path / "labels" / "report" / "index.html").exists()
+    judged = job("evaluate", "--predictions", str(tmp_path / "labels"), *images[:2], "--output", str(tmp_path / "eval"))
+    assert judged.status == 0, judged.stderr
+
+
+def test_two_workers_train_the_same_epochs(fashion: Path, job: Job, tmp_path: Path) -> None:
+    output = tmp_path / "two"
+    images = ("--images", str(fashion), "--output", str(output))
+    check_trained(job("train_mask_rcnn", *images, *TINY, "--workers", "2"), output)
+
+
+def test_a_worker_killed_mid_training_costs_no_epoch(trained: Path, fashion: Path, tmp_path: Path) -> None:
+    output = tmp_path / "killed"
+    options = ("--images", str(fashion), "--output", str(output), *TINY)
+    process, mark = start_job("train_mask_rcnn", *options)
+    killed = kill_worker(mark, after=output / "training.json")
+    check_trained(finish(process, mark), output)
+    assert killed
+    undisturbed = [epoch["learning_rate"] for epoch in history(trained)]
+    assert [epoch["learning_rate"] for epoch in history(output)] == undisturbed
+
+
+def kill_worker(mark: str, after: Path) -> bool:
+    """Kill the training worker once a file is there, which the first epoch writes."""
+    deadline_s = time.monotonic() + 300
+    while time.monotonic() < deadline_s:
+        if after.exists():
+            for process in workers(mark):
+                process.send_signal(signal.SIGKILL)
+                return True
+        time.sleep(0.05)
+    return False
+
+
+def workers(mark: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()) and process.environ().get(MARK) == mark:
+                yield process
+        except psutil.Error:
+            continue
+
+
+# --- what cannot be trained on ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--category", "hat"), "no annotated image holds the category 'hat'; seen: pants, top"),
+        (("--category", "top", "--train-ids", "p03.jpg"), "none of the 1 examples holds an object of top"),
+        (("--category", "top", "--train-ids", "p03.jpg,nowhere.jpg"), "no annotated image has the id 'nowhere.jpg'"),
+        (("--category", "top", "--train-images", "9"), "9 training images were asked for, but only 3 hold 'top'"),
+        (("--category", "top", "--start", "gone.pth"), "--start gone.pth: no such file"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_said_before_any_training(
+    fashion: Path, job: Job, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    output = tmp_path / "run"
+    start = () if "--start" in options else ("--start", "none")
+    finished = job("train_mask_rcnn", "--images", str(fashion), "--output", str(output), *options, *start)
+    assert finished.status == 1
+    assert finished.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert message in finished.stderr
+    assert not (output / "checkpoints").exists()
+
+
+# --- real photos -----------------------------------------------------------------------------------------------------
+
+
+def test_two_real_photos_are_learned(job: Job, tmp_path: Path) -> None:
+    start = str(shared("mobilenet_v2_imagenet.safetensors"))
+    images = ("--images", str(shared("fashion")))
+    ids = ("CCP-Street-id_00000001-01_full.jpg", "CCP-Street-id_00000003-01_full.jpg")
+    settings = ("--category", "top", "--train-ids", ",".join(ids), "--start", start, "--steps", "100")
+    trained = job("train_mask_rcnn", *images, "--output", str(tmp_path / "detector"), *settings)
+    assert trained.status == 0, trained.stderr

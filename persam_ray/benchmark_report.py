@@ -198,11 +198,15 @@ def _comparison(row: Row, first: Row, difference: Row) -> str:
     sure = difference["low"] > 0 or difference["high"] < 0
     better = "better" if difference["difference"] > 0 else "worse"
     verdict = f"is {better} than" if sure else "cannot be told apart from"
-    interval = f"{difference['low']:+.3f} to {difference['high']:+.3f}"
+    interval = f"{_signed(difference['low'])} to {_signed(difference['high'])}"
     return (
         f"{row['method']}, given {_labels(row)}, {verdict} {first['method']}, given {_labels(first)}: AP50 "
         f"{row['ap50']:.3f} against {first['ap50']:.3f} (95% interval of the difference: {interval})."
     )
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 3) + 0.0:+.3f}"  # adding 0 turns -0 into 0
 
 
 def _labels(row: Row) -> str:
@@ -261,5 +265,5 @@ def _cell(row: Row, name: str, best: Mapping[str, float | None]) -> dict[str, An
     notes: tuple[str, ...] = ()
     difference = (row["difference_to_first"] or {}).get(name)
     if difference and difference["difference"] is not None and difference["low"] is not None:
-        notes = (f"{difference['difference']:+.3f}", f"{difference['low']:+.3f} to {difference['high']:+.3f}")
+        notes = (_signed(difference["difference"]), f"{_signed(difference['low'])} to {_signed(difference['high'])}")
     return {"text": text, "notes": notes, "best": name in RANKED and value is not None and value == best[name]}

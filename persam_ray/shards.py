@@ -234,6 +234,8 @@ class ParquetShard:
             for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=present):
                 table = pa.Table.from_batches([batch])
                 if self.kept is not None:
+                    keys = table["image_id"].cast(pa.string())  # Arrow cannot filter every kind of string
+                    table = table.set_column(table.column_names.index("image_id"), "image_id", keys)
                     table = table.filter(self._is_kept(table))
                 if len(table):
                     yield table

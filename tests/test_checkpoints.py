@@ -16,7 +16,17 @@ import torch
 from safetensors.torch import save_file
 
 from persam_ray import checkpoints
-from persam_ray.checkpoints import OFFICIAL, OfficialWeights, locate, read_checkpoint
+from persam_ray.checkpoints import (
+    DETECTOR_STARTS,
+    OFFICIAL,
+    OfficialWeights,
+    check_start,
+    locate,
+    locate_detector,
+    locate_start,
+    read_checkpoint,
+)
+from persam_ray.mask_rcnn import BACKBONES
 from persam_ray.storage import StorageError
 from persam_ray.types import CheckpointError
 
@@ -299,3 +309,57 @@ def test_the_official_files_have_names_urls_and_digests() -> None:
     for weights in OFFICIAL.values():
         assert weights.url.startswith("https://")
         assert len(bytes.fromhex(weights.sha256)) == 32
+
+
+# --- Mask R-CNN ------------------------------------------------------------------------------------------------------
+
+
+def publish_start(monkeypatch: pytest.MonkeyPatch, requests: list[str], digits: str) -> None:
+    weights = OfficialWeights(f"{requests.pop()}/weights/sam.pth", digits)
+    monkeypatch.setattr(checkpoints, "DETECTOR_STARTS", {("resnet50_fpn", "coco"): weights})
+
+
+def test_start_weights_are_verified_by_the_digits_that_torchvision_states(
+    cache: Path, requests: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_start(monkeypatch, requests, hashlib.sha256(PUBLISHED).hexdigest()[:8])
+    for name in ("auto", "coco", "coco"):
+        assert locate_start("resnet50_fpn", name) == str(cache / "sam.pth")
+    assert requests == ["/weights/sam.pth"]
+
+
+def test_start_weights_of_other_content_are_refused_and_not_kept(
+    cache: Path, requests: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_start(monkeypatch, requests, "00000000")
+    with pytest.raises(StorageError, match=r"--start coco: http://.*sam\.pth has the wrong content \(its SHA-256 is"):
+        locate_start("resnet50_fpn", "coco")
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+def test_start_weights_may_be_none_or_a_file(tmp_path: Path) -> None:
+    (tmp_path / "start.pth").write_bytes(b"")
+    assert locate_start("mobilenet_v2", "none") is None
+    assert locate_start("mobilenet_v2", str(tmp_path / "start.pth")) == str(tmp_path / "start.pth")
+    check_start(str(tmp_path / "start.pth"))
+    for name in ("auto", "none", "coco", "imagenet"):
+        check_start(name)
+    with pytest.raises(StorageError, match=r"--start gone\.pth: no such file, nor one of the names imagenet, none"):
+        locate_start("mobilenet_v2", "gone.pth")
+    with pytest.raises(StorageError, match=r"--start gone\.pth: no such file, nor one of .*auto, coco, imagenet, none"):
+        check_start("gone.pth")
+
+
+def test_every_backbone_has_published_start_weights() -> None:
+    assert {backbone for backbone, _ in DETECTOR_STARTS} == set(BACKBONES)
+    for weights in DETECTOR_STARTS.values():
+        assert weights.url.endswith(f"-{weights.sha256}.pth")  # as torchvision names its files
+
+
+def test_a_detector_is_found_by_its_file_or_its_run(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "mask_rcnn.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    assert locate_detector(str(path)) == locate_detector(str(path.parent)) == str(path)
+    with pytest.raises(StorageError, match=r"neither a \.safetensors file nor a folder with mask_rcnn\.safetensors"):
+        locate_detector(str(tmp_path))

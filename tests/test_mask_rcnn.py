@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +11,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import distributed, multiprocessing
@@ -34,7 +33,6 @@ from persam_ray.few_shot import (
     prepare,
     train_step,
 )
-from persam_ray.images import decode_image
 from persam_ray.mask_rcnn import (
     MaskRcnn,
     MaskRcnnSpec,
@@ -44,7 +42,6 @@ from persam_ray.mask_rcnn import (
 )
 from persam_ray.masks import encode_rle, tight_box
 from persam_ray.types import BoolArray, Checkpoint, DetectionLimits, Segmentation
-from tests.conftest import shared
 
 FRAME_PX = (96, 128)
 SPEC = MaskRcnnSpec("mobilenet_v2", ("shape",), FRAME_PX)
@@ -525,27 +522,3 @@ def test_a_hundred_masks_of_a_12_megapixel_photo_fit_in_memory() -> None:
     used = psutil.Process().memory_info().rss - before
     assert sum(int(mask.sum()) for mask in pasted) > 100 * 250**2
     assert used < 400e6  # as float32 they are 4.8 GB; as bool 1.2 GB, of which most pages are never written
-
-
-# --- real photos -----------------------------------------------------------------------------------------------------
-
-
-def fashion_tops(count: int) -> Iterator[Example]:
-    """Yield photos in which the top covers more than a hundredth of the pixels."""
-    for path in sorted(shared("fashion/images").iterdir()):
-        image = decode_image(path.read_bytes())
-        mask = np.asarray(Image.open(path.parents[1] / "segm" / f"{path.stem}_segm.png")) == 1
-        if mask.mean() > 0.01 and count:
-            count -= 1
-            yield Example(path.stem, image, mask[None], np.ones(1, np.int64), np.zeros(1, bool))
-
-
-def test_two_real_photos_are_learned_from_imagenet_weights() -> None:
-    with safe_open(shared("mobilenet_v2_imagenet.safetensors"), "np") as file:
-        start = Checkpoint({name: file.get_tensor(name) for name in file.keys()}, file.metadata())  # noqa: SIM118
-    examples = list(fashion_tops(2))
-    model, report = build_mask_rcnn("mobilenet_v2", ["shape"], start)
-    assert len(report.used) == 255
-    train(model, examples, FewShotSettings(steps=60))
-    found = predict(model, [example.image_hw3 for example in examples])
-    assert average_precision_50(examples, found) >= 0.9

@@ -314,3 +314,27 @@ def test_a_tar_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_an_empty_tar_has_no_rows(tmp_path: Path) -> None:
     assert rows_of(tar_shard(tmp_path, tar_bytes([]))) == []
+
+
+# --- some of the rows ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row_group_size", [3, 40])
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_a_parquet_file_gives_the_rows_of_some_keys(tmp_path: Path, row_group_size: int, kind: pa.DataType) -> None:
+    keys = pa.array(many(40)["image_id"]).cast(kind)
+    shard = parquet(tmp_path, many(40) | {"image_id": keys}, row_group_size=row_group_size)
+    kept = shard.only({"001", "005", "039", "elsewhere"})
+    assert [row["image"][-1] for row in rows_of(kept)] == [1, 5, 39]
+    assert list(kept.image_ids()) == [image_id for image_id, _ in kept.annotated()] == ["001", "005", "039"]
+    assert rows_of(shard.only(set())) == []
+
+
+def test_files_and_tars_give_the_rows_of_some_keys(tmp_path: Path) -> None:
+    files = FileShard(write_files(tmp_path, 5))
+    first, second = files.files[1].image_id, files.files[4].image_id
+    assert [row["image_id"] for row in rows_of(files.only({second, first}))] == [first, second]
+    tar = tar_shard(tmp_path, tar_bytes(("a.jpg", "b.jpg", "d/c.jpg")))
+    assert [row["image_id"] for row in rows_of(tar.only({"x/d/c", "x/a"}))] == ["x/a", "x/d/c"]

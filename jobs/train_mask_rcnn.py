@@ -1,20 +1,30 @@
 """Train Mask R-CNN on a few annotated photos, on Ray Train: weights, history and checkpoints out."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from persam_ray import cluster, run_directory
+from persam_ray.checkpoints import check_start
 from persam_ray.command_line import run_job
 from persam_ray.config import split_ids
 from persam_ray.datasets import Dataset, open_dataset
 from persam_ray.detector_config import TrainConfig
 from persam_ray.progress import clock, console
 from persam_ray.split import check_categories, check_ids, draw_training_images, list_annotated
-from persam_ray.train_loop import Fitted, train_detector
+
+if TYPE_CHECKING:
+    from persam_ray.train_loop import Fitted
 
 
 def train(config: TrainConfig) -> None:
     """Run the job: choose the images, check them, train, and say what it came to."""
     dataset = open_dataset(config.images, config.format, config.annotations)
     output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
+    check_start(config.start)
     with cluster.session():
+        from persam_ray.train_loop import train_detector
+
         train_ids = training_images(config, dataset)
         fitted = train_detector(config, config.category, dataset.only(train_ids), output)
     run_directory.write_training_manifest(output, config.as_dict(), train_ids, fitted.start, fitted.seconds)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TERMINAL_INTERVAL_S = 0.25
 LOG_INTERVAL_S = 15.0
+LOG_WIDTH = 160
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -83,8 +84,9 @@ def summarize(output: str, counts: RunCounts, metrics: Metrics | None, label_s: 
 
 
 def show_table(table: Table) -> None:
-    """Print a table whole; a log has no width to keep to."""
-    console.print(table, width=console.width if console.is_terminal else 160)
+    """Print a table, whole in a log, which has no width to keep to."""
+    wide = console if console.is_terminal else Console(stderr=True, highlight=False, width=LOG_WIDTH)
+    wide.print(table)
 
 
 def clock(seconds: float) -> str:

@@ -13,7 +13,7 @@ from persam_ray.evaluation_merge import Metrics, ShardSummary, Statistic, accumu
 from persam_ray.judging import merged
 from persam_ray.labeling import Labeled
 from persam_ray.model_stages import MASK_RCNN
-from persam_ray.report import draw_curve, draw_histogram, figure, ious_of_images
+from persam_ray.report import draw_curve, draw_histogram, figure, ious_of_images, pace
 
 TITLES = {
     MASK_RCNN: "Mask R-CNN",
@@ -38,7 +38,9 @@ class Row:
         method: One of TITLES; also the name of its run directory.
         labels: Annotated images that it was given.
         training_s: Seconds that it took to learn from them.
-        images_per_s: Images that the workers' models get through in a second, measured without reading and decoding.
+        images_per_s: Images that the workers' models get through in a second, without reading and decoding; None where
+            nobody counted.
+        failed: Images that could not be used; they are judged in no row.
         summary: Of all images judged.
         metrics: Its figures.
     """
@@ -46,7 +48,8 @@ class Row:
     method: str
     labels: int
     training_s: float
-    images_per_s: float
+    images_per_s: float | None
+    failed: int
     summary: ShardSummary
     metrics: Metrics
 
@@ -77,10 +80,13 @@ def make_row(name: str, method: str, labeled: Labeled, labels: int, training_s: 
         training_s: Seconds that it took to learn from them.
         workers: Actors that shared the pass.
     """
-    busy_s = labeled.busy_s.get("encode", 0.0) * (method != MASK_RCNN) + labeled.busy_s[method]
+    busy_s = labeled.busy_s.get("encode", 0.0) + labeled.busy_s.get(method, 0.0)
     outcome = labeled.outcomes[name]
+    if not outcome.judged:
+        raise BenchmarkError(f"none of the {outcome.counts.images} test images could be used")
     summary = merged(outcome.judged)
-    return Row(name, labels, training_s, workers * outcome.counts.ok / busy_s, summary, accumulate(summary))
+    images_per_s = workers * outcome.counts.ok / busy_s if busy_s else None
+    return Row(name, labels, training_s, images_per_s, outcome.counts.failed, summary, accumulate(summary))
 
 
 def in_order(rows: Sequence[AnyRow]) -> list[AnyRow]:
@@ -94,24 +100,27 @@ def as_json(rows: Sequence[AnyRow], category: str, seed: int) -> list[dict[str, 
     return [_row_json(row, category, first if isinstance(first, Row) else None, seed) for row in rows]
 
 
+FIGURES = (
+    "map", "ap50", "ap75", "tp", "fp", "fn", "score_threshold", "precision", "recall", "f1", "miou", "boundary_iou",
+    "best_score_threshold", "best_precision", "best_recall", "best_f1",
+)  # fmt: skip
+
+
 def _row_json(row: AnyRow, category: str, first: Row | None, seed: int) -> dict[str, Any]:
     common = {"method": TITLES[row.method], "run": row.method}
     if isinstance(row, FailedRow):
-        return common | {"error": row.error}
+        return {**common, "error": row.error}
     values = row.metrics.categories[category]
-    names = ("map", "ap50", "ap75", "tp", "fp", "fn", "score_threshold", "precision", "recall", "f1", "miou")
-    extra = ("boundary_iou", "best_score_threshold", "best_precision", "best_recall", "best_f1")
-    figures = {name: values[name] for name in names}
-    speed = {"training_s": round(row.training_s, 3), "images_per_s": round(row.images_per_s, 3)}
-    more = {name: values[name] for name in extra}
-    return (
-        common
-        | {"error": None, "labels": row.labels}
-        | figures
-        | speed
-        | more
-        | {"difference_to_first": _differences(row, first, category, seed) if first and row is not first else None}
-    )
+    return {
+        **common,
+        "error": None,
+        "labels": row.labels,
+        **{name: values[name] for name in FIGURES},
+        "training_s": round(row.training_s, 3),
+        "images_per_s": None if row.images_per_s is None else round(row.images_per_s, 3),
+        "failed": row.failed,
+        "difference_to_first": _differences(row, first, category, seed) if first and row is not first else None,
+    }
 
 
 def _differences(row: Row, first: Row, category: str, seed: int) -> dict[str, Any]:
@@ -130,7 +139,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
             shown.add_row(row["method"], f"failed: {row['error']}")
         else:
             figures = [figure(row[name]) for name in columns]
-            shown.add_row(row["method"], *figures, f"{row['training_s']:.1f}", f"{row['images_per_s']:.1f}")
+            shown.add_row(row["method"], *figures, pace(row["training_s"]), pace(row["images_per_s"]))
     return shown
 
 

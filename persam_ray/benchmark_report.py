@@ -13,7 +13,7 @@ from persam_ray.datasets import Dataset
 from persam_ray.gallery import Photo, Shot, outline, outline_of, predictions_of, read_photos, worst_matches
 from persam_ray.judging import JudgeOptions, image_pair
 from persam_ray.masks import decode_rle
-from persam_ray.report import Curve, Gallery, Group, Histogram, Page, figure, write_page
+from persam_ray.report import Curve, Gallery, Group, Histogram, Page, figure, pace, write_page
 from persam_ray.types import BoolArray
 
 SHOTS_PER_GROUP = 8
@@ -214,11 +214,13 @@ def _labels(row: Row) -> str:
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
+    failures = {row["failed"] for row in results["rows"] if not row["error"]}
     objects = {"component": "each connected part of a mask", "mask": "each mask"}[results["objects"]]
     return [
         ("category", results["category"]),
         ("training photos", str(results["train_images"])),
         ("test photos", f"{results['test_images']}, {results['test_images_with_category']} with the category"),
+        *[("photos that could not be used", str(failed)) for failed in sorted(failures) if failed],
         ("an object is", objects),
         ("small objects are", f"under {results['min_area_fraction']:.1%} of the image"),
         ("reference of PerSAM", results["reference_id"]),
@@ -261,7 +263,7 @@ def _table(results: Results) -> dict[str, Any]:
 
 def _cell(row: Row, name: str, best: Mapping[str, float | None]) -> dict[str, Any]:
     value = row[name]
-    text = f"{value:.1f}" if name in {"training_s", "images_per_s"} else figure(value)
+    text = pace(value) if name in {"training_s", "images_per_s"} else figure(value)
     notes: tuple[str, ...] = ()
     difference = (row["difference_to_first"] or {}).get(name)
     if difference and difference["difference"] is not None and difference["low"] is not None:

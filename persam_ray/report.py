@@ -215,6 +215,11 @@ def _category_table(metrics: Metrics) -> dict[str, Any]:
     return {"columns": list(columns), "rows": rows, "notes": ["Against the ground truth of the photos that have it."]}
 
 
+def pace(value: float | None) -> str:
+    """Return seconds or images per second as text."""
+    return "-" if value is None else f"{value:.1f}"
+
+
 def figure(value: float | None) -> str:
     """Return a figure as text: counts as they are, ratios with three digits, a dash for what is undefined."""
     if value is None:

@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.models import mobilenet_v2
 
+from persam_ray.few_shot import FewShotSettings
+from persam_ray.mask_rcnn import MaskRcnn
 from persam_ray.sam import Sam
 from persam_ray.types import ByteArray, Checkpoint, Reference
+from tests.few_photos import tiny_model, train, two_photos
 from tests.seeded_weights import fill, official_sam
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -57,3 +61,18 @@ def disc(height: int, width: int) -> np.ndarray:
 @pytest.fixture(scope="session")
 def disc_reference() -> Reference:
     return Reference("disc", scene(90, 120), disc(90, 120))
+
+
+@pytest.fixture(scope="session")
+def shape_detector() -> MaskRcnn:
+    model = tiny_model()
+    train(model, two_photos(), FewShotSettings(steps=80, learning_rate=1e-3, scale=1.2))
+    return model
+
+
+@pytest.fixture(scope="session")
+def classifier() -> Checkpoint:
+    """MobileNetV2 as torchvision saves it, random, with statistics of its own."""
+    torch.manual_seed(3)
+    state = {name: tensor.numpy() for name, tensor in mobilenet_v2().state_dict().items()}
+    return Checkpoint({name: array + 0.1 if name.endswith("running_mean") else array for name, array in state.items()})

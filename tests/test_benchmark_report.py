@@ -54,7 +54,7 @@ def write_run(folder: Path, dataset: Dataset, method: str, shift: int) -> Row:
     table = pa.Table.from_pylist(labeled, schema=LABELED)
     (written,) = WritePredictions({method: Run(str(folder / method), method, JUDGE)})(table).to_pylist()
     summary = merged([written["summary"]])
-    return Row(method, 1, 1.5, 4.0, summary, accumulate(summary))
+    return Row(method, 1, 1.5, 4.0, 0, summary, accumulate(summary))
 
 
 def results(rows: list[Any], dataset: Dataset) -> dict[str, Any]:

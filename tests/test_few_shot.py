@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ import torch
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
+from persam_ray.checkpoints import read_checkpoint
+from persam_ray.datasets import open_dataset
 from persam_ray.detection import predict
+from persam_ray.examples import make_example
 from persam_ray.few_shot import (
     Example,
     FewShotSettings,
@@ -25,10 +29,14 @@ from persam_ray.few_shot import (
 )
 from persam_ray.mask_rcnn import (
     MaskRcnn,
+    build_mask_rcnn,
 )
 from persam_ray.masks import tight_box
 from persam_ray.types import Checkpoint
+from tests.conftest import shared
 from tests.few_photos import RED, SPEC, average_precision_50, photo, tiny_model, train, two_photos
+
+START = "mobilenet_v2_imagenet.safetensors"
 
 # --- examples --------------------------------------------------------------------------------------------------------
 
@@ -244,3 +252,22 @@ def test_the_same_seed_trains_the_same_model() -> None:
         train(model, two_photos(), settings)
     first, second = (model.detector.state_dict() for model in models)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_real_photos_are_learned_from_imagenet_weights() -> None:
+    """Whole masks of tops, of which one is in two pieces."""
+    folder, names = shared("fashion"), ("CCP-Street-id_00000001-01_full", "CCP-Street-id_00000003-01_full")
+    dataset = open_dataset(str(folder)).only(f"{name}.jpg" for name in names)
+    rows = [row for shard in dataset.shards for table in shard.read() for row in table.to_pylist()]
+    examples = [make_example(row, ["shape"], "mask") for row in (as_shape(row) for row in rows)]
+    model, report = build_mask_rcnn("mobilenet_v2", ["shape"], read_checkpoint(str(shared(START))))
+    assert len(report.used) == 255
+    train(model, examples, FewShotSettings(steps=80, learning_rate=5e-4))
+    found = predict(model, [example.image_hw3 for example in examples])
+    assert average_precision_50(examples, found) >= 0.9
+
+
+def as_shape(row: dict[str, Any]) -> dict[str, Any]:
+    """Call the tops of a row shapes."""
+    tops = [annotation | {"category": "shape"} for annotation in row["annotations"] if annotation["category"] == "top"]
+    return row | {"annotations": tops}

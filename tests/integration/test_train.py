@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from persam_ray.few_shot import FewShotSettings, make_optimiser
-from tests.conftest import shared
 from tests.integration.annotated import save_fashion
 from tests.integration.conftest import MARK, Job, finish, manifest_of, rows_of, start_job
 
@@ -121,23 +120,3 @@ def test_what_cannot_be_trained_on_is_said_before_any_training(
     assert finished.stderr.strip().splitlines()[-1].startswith("error: ")
     assert message in finished.stderr
     assert not (output / "checkpoints").exists()
-
-
-# --- real photos -----------------------------------------------------------------------------------------------------
-
-
-def test_two_real_photos_are_learned(job: Job, tmp_path: Path) -> None:
-    folder = tmp_path / "two"
-    for part, suffix in (("images", ".jpg"), ("segm", "_segm.png")):
-        (folder / part).mkdir(parents=True)
-        for name in ("CCP-Street-id_00000001-01_full", "CCP-Street-id_00000003-01_full"):
-            (folder / part / f"{name}{suffix}").write_bytes((shared("fashion") / part / f"{name}{suffix}").read_bytes())
-    start = str(shared("mobilenet_v2_imagenet.safetensors"))
-    images, detector = ("--images", str(folder)), tmp_path / "detector"
-    settings = ("--category", "top", "--start", start, "--steps", "120", "--epoch-steps", "40")
-    trained = job("train_mask_rcnn", *images, "--output", str(detector), *settings)
-    assert trained.status == 0, trained.stderr
-    labels = tmp_path / "labels"
-    labeled = job("predict_mask_rcnn", *images, "--checkpoint", str(detector), "--output", str(labels))
-    assert labeled.status == 0, labeled.stderr
-    assert json.loads((labels / "metrics.json").read_text())["categories"]["top"]["ap50"] >= 0.9

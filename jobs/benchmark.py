@@ -9,9 +9,10 @@ from persam_ray.checkpoints import check_start, locate
 from persam_ray.command_line import run_job
 from persam_ray.config import split_ids
 from persam_ray.contenders import Contest, mask_rcnn_rows, persam_rows
-from persam_ray.datasets import Dataset, open_dataset
+from persam_ray.datasets import Dataset, load_reference, open_dataset
 from persam_ray.detector_config import BenchmarkConfig
 from persam_ray.progress import console, show_table
+from persam_ray.reading import count_images
 from persam_ray.split import (
     Annotated,
     Split,
@@ -23,6 +24,7 @@ from persam_ray.split import (
     listed_split,
 )
 from persam_ray.storage import join, write_json
+from persam_ray.types import BadReferenceError, Reference
 
 
 def benchmark(config: BenchmarkConfig) -> None:
@@ -33,10 +35,10 @@ def benchmark(config: BenchmarkConfig) -> None:
     sam_uri = locate(config.sam)
     with cluster.session():
         plan = cluster.plan_workers(cluster.nodes())
+        count_images(dataset, plan)  # no key twice
         annotated = list_annotated(dataset, plan)
         split = make_split(config, dataset, annotated, plan)
-        reference_id = first_with(config.category, split, annotated)
-        contest = Contest(config, dataset, split, reference_id, output, plan)
+        contest = Contest(config, dataset, split, first_reference(config, dataset, split, annotated), output, plan)
         rows = in_order([*mask_rcnn_rows(contest), *persam_rows(contest, sam_uri)])
         results = describe(contest) | {"rows": as_json(rows, config.category, config.seed)}
         write_json(join(output, "benchmark.json"), results)
@@ -54,23 +56,31 @@ def make_split(config: BenchmarkConfig, dataset: Dataset, annotated: Annotated, 
     check_ids([*train_ids, *test_ids], annotated, dataset.uri)
     if not train_ids:
         free = {image_id: held for image_id, held in annotated.items() if image_id not in test_ids}
-        train_ids = draw_training_images(dataset, free, [config.category], config.train_images, config.seed, plan)
+        train_ids = draw_training_images(dataset, free, [config.category], config.train_images or 10, config.seed, plan)
     if test_ids:
         return listed_split(annotated, config.category, train_ids, test_ids)
-    return draw_split(dataset, annotated, config.category, train_ids, config.test_images, config.seed)
+    return draw_split(dataset, annotated, config.category, train_ids, config.test_images or 300, config.seed)
 
 
-def first_with(category: str, split: Split, annotated: Annotated) -> str:
-    """Return the training image that PerSAM is given.
+def first_reference(
+    config: BenchmarkConfig, dataset: Dataset, split: Split, annotated: Annotated
+) -> tuple[str, Reference]:
+    """Return the training image that PerSAM is given: the first that holds the category and can be used.
 
     Raises:
+        BadReferenceError: Those that hold the category cannot be used.
         BenchmarkError: None of the images holds the category, or none of the test images does.
     """
+    category = config.category
     if not split.test_with_category:
         raise BenchmarkError(f"none of the {len(split.test_ids)} test images holds the category {category!r}")
-    for image_id in split.train_ids:
-        if category in annotated[image_id]:
-            return image_id
+    holders = [image_id for image_id in split.train_ids if category in annotated[image_id]]
+    for image_id in holders:
+        try:
+            return image_id, load_reference(dataset, image_id, category)
+        except BadReferenceError:
+            if image_id == holders[-1]:
+                raise
     raise BenchmarkError(f"none of the {len(split.train_ids)} training images holds the category {category!r}")
 
 
@@ -99,7 +109,7 @@ def describe(contest: Contest) -> dict[str, Any]:
         "iou_threshold": 0.5,
         "min_area_fraction": config.min_area_fraction,
         "seed": config.seed,
-        "reference_id": contest.reference_id,
+        "reference_id": contest.reference[0],
         "train_ids": list(split.train_ids),
         "test_ids": list(split.test_ids),
     }

@@ -11,7 +11,6 @@ from persam_ray.judging import JudgeOptions
 from persam_ray.progress import summarize
 from persam_ray.reading import count_images, read_rows
 from persam_ray.references import load_references
-from persam_ray.report import write_contact_sheet
 from persam_ray.stages import Run
 
 
@@ -38,8 +37,7 @@ def label(config: LabelConfig) -> None:
         labeled = labeling.label_images(read_rows(dataset, plan), images, labeler, runs, plan, references.image_ids)
         outcome = labeled.outcomes[""]
         metrics = outcome.metrics()
-        counted = vars(outcome.counts)
-        cluster.in_task(plan, write_contact_sheet, output, dataset, tuple(references.by_category), counted, metrics)
+        labeling.write_sheet(dataset, runs[""], outcome, metrics, plan)
 
     fingerprints = {
         "categories": tuple(references.by_category),

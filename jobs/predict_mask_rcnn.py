@@ -11,7 +11,6 @@ from persam_ray.judging import JudgeOptions
 from persam_ray.model_stages import MASK_RCNN, DetectOptions
 from persam_ray.progress import summarize
 from persam_ray.reading import count_images, read_rows
-from persam_ray.report import write_contact_sheet
 from persam_ray.stages import Run
 from persam_ray.types import DetectionLimits
 
@@ -21,7 +20,7 @@ def predict(config: PredictConfig) -> None:
     started_s = time.perf_counter()
     dataset = open_dataset(config.images, config.format, config.annotations)
     checkpoint_uri = locate_detector(config.checkpoint)
-    output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
+    output = run_directory.prepare(config.output, [*config.inputs, checkpoint_uri], overwrite=config.overwrite)
     with cluster.session():
         plan = cluster.plan_workers(cluster.nodes(), config.actors)
         images = count_images(dataset, plan)
@@ -38,8 +37,7 @@ def predict(config: PredictConfig) -> None:
         labeled = labeling.label_images(read_rows(dataset, plan), images, labeler, runs, plan)
         outcome = labeled.outcomes[""]
         metrics = outcome.metrics()
-        counted = vars(outcome.counts)
-        cluster.in_task(plan, write_contact_sheet, output, dataset, detector.categories, counted, metrics)
+        labeling.write_sheet(dataset, runs[""], outcome, metrics, plan)
 
     fingerprints = {"categories": detector.categories, "checkpoint": {"fingerprint": detector.fingerprint}}
     seconds = {"list": listed_s - started_s, "prepare": prepared_s - listed_s, **labeled.seconds}

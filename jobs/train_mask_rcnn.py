@@ -11,6 +11,7 @@ from persam_ray.config import split_ids
 from persam_ray.datasets import Dataset, open_dataset
 from persam_ray.detector_config import TrainConfig
 from persam_ray.progress import clock, console
+from persam_ray.reading import count_images
 from persam_ray.split import check_categories, check_ids, draw_training_images, list_annotated
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def train(config: TrainConfig) -> None:
 def training_images(config: TrainConfig, dataset: Dataset) -> tuple[str, ...]:
     """Return the ids that the options name, or so many as they ask for, or of all images that hold a category."""
     plan = cluster.plan_workers(cluster.nodes())
+    count_images(dataset, plan)  # no key twice
     annotated = list_annotated(dataset, plan)
     check_categories(config.category, annotated, dataset.uri)
     if config.train_ids:

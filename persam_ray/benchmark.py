@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from persam_ray.benchmark_report import MethodCharts
 from persam_ray.evaluation_merge import Metrics, ShardSummary, Statistic, accumulate, bootstrap_difference
@@ -85,6 +87,8 @@ def make_row(name: str, method: str, labeled: Labeled, labels: int, training_s: 
     if not outcome.judged:
         raise BenchmarkError(f"none of the {outcome.counts.images} test images could be used")
     summary = merged(outcome.judged)
+    if not summary.truths_ka[:, 0].any():
+        raise BenchmarkError("none of the test images that could be used holds an object of the category")
     images_per_s = workers * outcome.counts.ok / busy_s if busy_s else None
     return Row(name, labels, training_s, images_per_s, outcome.counts.failed, summary, accumulate(summary))
 
@@ -109,7 +113,8 @@ FIGURES = (
 def _row_json(row: AnyRow, category: str, first: Row | None, seed: int) -> dict[str, Any]:
     common = {"method": TITLES[row.method], "run": row.method}
     if isinstance(row, FailedRow):
-        return {**common, "error": row.error}
+        unknown = ("labels", *FIGURES, "training_s", "images_per_s", "failed", "difference_to_first")
+        return {**common, "error": row.error, **dict.fromkeys(unknown)}
     values = row.metrics.categories[category]
     return {
         **common,
@@ -123,7 +128,10 @@ def _row_json(row: AnyRow, category: str, first: Row | None, seed: int) -> dict[
     }
 
 
-def _differences(row: Row, first: Row, category: str, seed: int) -> dict[str, Any]:
+def _differences(row: Row, first: Row, category: str, seed: int) -> dict[str, Any] | None:
+    """Return the differences by statistic; None where a photo could be used in one of the two passes only."""
+    if not np.array_equal(np.sort(row.summary.images), np.sort(first.summary.images)):
+        return None
     return {
         statistic: vars(bootstrap_difference(row.summary, first.summary, statistic, category=category, seed=seed))
         for statistic in COMPARED
@@ -136,7 +144,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     shown = Table("method", *columns, "training s", "images/s", box=None, padding=(0, 1))
     for row in rows:
         if row["error"]:
-            shown.add_row(row["method"], f"failed: {row['error']}")
+            shown.add_row(row["method"], Text(f"failed: {row['error']}"))
         else:
             figures = [figure(row[name]) for name in columns]
             shown.add_row(row["method"], *figures, pace(row["training_s"]), pace(row["images_per_s"]))

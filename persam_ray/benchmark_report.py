@@ -76,7 +76,7 @@ def write_benchmark_report(
     """
     category, test_ids = results["category"], results["test_ids"]
     matches = {run.folder: worst_matches(run.folder, category, SHOTS_PER_GROUP) for run in runs}
-    compared = _holding(dataset.only(test_ids[:LOOKED_AT]), test_ids[:LOOKED_AT], category) if runs else []
+    compared = _to_compare(dataset, test_ids[:LOOKED_AT], runs, category)
     shown = {match["image_id"] for by_kind in matches.values() for group in by_kind.values() for match in group}
     shown.update(compared)
     photos = read_photos(dataset, shown) if shown else {}
@@ -104,12 +104,17 @@ def write_benchmark_report(
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _holding(dataset: Dataset, image_ids: Sequence[str], category: str) -> list[str]:
-    """Return the first few of some images, in their order, that hold a category."""
-    rows = (row for shard in dataset.shards for table in shard.read(pixels=False) for row in table.to_pylist())
-    holders = {
-        row["image_id"] for row in rows if any(item["category"] == category for item in row["annotations"] or ())
-    }
+def _to_compare(dataset: Dataset, image_ids: Sequence[str], runs: Sequence[MethodRun], category: str) -> list[str]:
+    """Return the first few of some images, in their order, that every run could use and that hold a category."""
+    usable = set(image_ids)
+    for run in runs:
+        usable &= {name for name, row in predictions_of(run.folder, usable).items() if row["status"] == "ok"}
+    if not runs or not usable:
+        return []
+    shards = dataset.only(usable).shards
+    rows = (row for shard in shards for table in shard.read(pixels=False) for row in table.to_pylist())
+    objects = ((row["image_id"], item) for row in rows for item in row["annotations"] or ())
+    holders = {name for name, item in objects if item["category"] == category and not item["iscrowd"]}
     return [image_id for image_id in image_ids if image_id in holders][:COMPARED_PHOTOS]
 
 
@@ -222,7 +227,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("test photos", f"{results['test_images']}, {results['test_images_with_category']} with the category"),
         *[("photos that could not be used", str(failed)) for failed in sorted(failures) if failed],
         ("an object is", objects),
-        ("small objects are", f"under {results['min_area_fraction']:.1%} of the image"),
+        ("small objects are", f"under {100 * results['min_area_fraction']:.3g}% of the image"),
         ("reference of PerSAM", results["reference_id"]),
         ("seed", str(results["seed"])),
     ]
@@ -256,7 +261,8 @@ def _table(results: Results) -> dict[str, Any]:
             f"count predictions of at least this score: {thresholds}. mIoU is the PerSAM paper's: summed intersection "
             "over summed union, over the photos that hold the category.",
             "Small figures: the difference to the first row, and its 95% interval by the paired bootstrap over photos. "
-            "Images/s is the model's own pace, without reading and decoding.",
+            "Training s: of Mask R-CNN from the start of its workers to its weights, of PerSAM what encoding and "
+            "fitting the reference took. Images/s is the model's own pace, without reading and decoding.",
         ],
     }
 
@@ -268,4 +274,4 @@ def _cell(row: Row, name: str, best: Mapping[str, float | None]) -> dict[str, An
     difference = (row["difference_to_first"] or {}).get(name)
     if difference and difference["difference"] is not None and difference["low"] is not None:
         notes = (_signed(difference["difference"]), f"{_signed(difference['low'])} to {_signed(difference['high'])}")
-    return {"text": text, "notes": notes, "best": name in RANKED and value is not None and value == best[name]}
+    return {"text": text, "notes": notes, "best": name in RANKED and bool(value) and value == best[name]}

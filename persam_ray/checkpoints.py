@@ -1,5 +1,5 @@
-"""SAM checkpoints: official weights fetched once and verified by digest, or any file at any URL; read without running
-code from it.
+"""Checkpoints of SAM and detectors: official weights fetched once and verified by digest, or any file at any URL; read
+without running code from it.
 """
 
 import hashlib

@@ -133,9 +133,10 @@ def plan_workers(machines: Sequence[Node], actors: int | None = None) -> WorkerP
     on_largest = max(int(node.get("GPU", 0)) for node in hosts) if gpus else max(1, int(largest / 8))
     if actors:
         on_largest = math.ceil(actors / len(hosts))
-    share = largest / 2 / on_largest
-    share = float(int(share)) if share >= 1 else share  # Ray takes fractions only below 1
-    fitting = sum(int(node.get("CPU", 0) / 2 / share) for node in hosts)
+        while not gpus and _fitting(hosts, _share(largest, on_largest)) < actors and on_largest < actors:
+            on_largest += 1  # smaller nodes hold fewer
+    share = _share(largest, on_largest)
+    fitting = _fitting(hosts, share)
     return WorkerPlan(
         actors=actors or gpus or max(1, fitting),
         actor_cpus=min(1.0, share) if gpus else share,
@@ -143,6 +144,17 @@ def plan_workers(machines: Sequence[Node], actors: int | None = None) -> WorkerP
         threads=max(1, round(largest / on_largest)),
         task_cpus=min(0.5, largest / 4),
     )
+
+
+def _share(cpus: float, actors: int) -> float:
+    """Return the CPUs of an actor where so many share half of a node; Ray takes fractions only below 1."""
+    share = cpus / 2 / actors
+    return float(int(share)) if share >= 1 else share
+
+
+def _fitting(machines: Sequence[Node], share: float) -> int:
+    """Return how many actors fit."""
+    return sum(int(node.get("CPU", 0) / 2 / share + 1e-9) for node in machines)
 
 
 # --- work done once --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from persam_ray import labeling, run_directory
 from persam_ray.benchmark import FILTERED, TITLES, AnyRow, FailedRow, Row, make_row
 from persam_ray.cluster import WorkerPlan, cause_of
 from persam_ray.command_line import error_line
-from persam_ray.datasets import Dataset, load_reference
+from persam_ray.datasets import Dataset
 from persam_ray.detector_config import BenchmarkConfig
 from persam_ray.judging import JudgeOptions
 from persam_ray.labeling import Labeled, Labeler, sam_options
@@ -23,7 +23,7 @@ from persam_ray.reading import read_rows
 from persam_ray.split import Split
 from persam_ray.stages import Run
 from persam_ray.storage import join
-from persam_ray.types import DetectionLimits
+from persam_ray.types import DetectionLimits, Reference
 
 PERSAM_METHODS = ("persam", "persam_f")
 
@@ -36,7 +36,7 @@ class Contest:
         config: The user's options.
         dataset: All images.
         split: Which of them are trained on and which judged.
-        reference_id: The training image that PerSAM is given.
+        reference: The training image that PerSAM is given: its id, photo and mask.
         output: URI below which each row has its run directory.
         plan: How to share out the cluster.
     """
@@ -44,7 +44,7 @@ class Contest:
     config: BenchmarkConfig
     dataset: Dataset
     split: Split
-    reference_id: str
+    reference: tuple[str, Reference]
     output: str
     plan: WorkerPlan
 
@@ -110,15 +110,18 @@ def persam_rows(contest: Contest, sam_uri: str) -> list[AnyRow]:
     with _guarded(rows, [name for own in runs.values() for name in own]):
         sam = labeling.load_checkpoint(sam_uri)
         options = sam_options(plan, config.precision, config.guidance)
-        reference = load_reference(contest.dataset, contest.reference_id, config.category)
         targets = {}
         for method in PERSAM_METHODS:
             with _guarded(rows, runs[method]):
-                targets[method] = labeling.make_targets(sam, {config.category: [reference]}, options, method, plan)
+                targets[method] = labeling.make_targets(
+                    sam, {config.category: [contest.reference[1]]}, options, method, plan
+                )
+        if not targets:
+            return rows
         labeler = labeling.persam_labeler(sam, {method: made for method, (made, _) in targets.items()}, options)
         wanted = {name: run for method in targets for name, run in runs[method].items()}
         labeled = contest.label(labeler, wanted)
-        fingerprints = {"sam": {"fingerprint": sam.fingerprint}, "reference": contest.reference_id}
+        fingerprints = {"sam": {"fingerprint": sam.fingerprint}, "reference": contest.reference[0]}
         for name, run in wanted.items():
             row = make_row(name, run.method, labeled, 1, targets[run.method][1], plan.actors)
             rows.append(contest.finish(labeled, row, fingerprints))

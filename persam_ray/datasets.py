@@ -49,7 +49,10 @@ class Dataset:
     def only(self, image_ids: Iterable[str]) -> Dataset:
         """Return the dataset reduced to these keys, all of which must be in it."""
         keys = frozenset(image_ids)
-        shards = (shard.only(keys) for shard in self.shards)
+        tars = {image_id[:cut] for image_id in keys for cut in range(len(image_id)) if image_id[cut] == "/"}
+        shards = (
+            shard.only(keys) for shard in self.shards if not (isinstance(shard, TarShard) and shard.name not in tars)
+        )
         kept = tuple(shard for shard in shards if not (isinstance(shard, FileShard) and not shard.files))
         return Dataset(self.uri, self.format, kept, len(keys))
 

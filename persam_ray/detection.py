@@ -28,7 +28,6 @@ def predict(
     model: MaskRcnn,
     images: Sequence[ByteArray],
     limits: DetectionLimits = DEFAULT_LIMITS,
-    dtype: torch.dtype = torch.float32,
 ) -> list[list[Segmentation]]:
     """Find instances. What is found in a photo does not depend on the photos beside it.
 
@@ -36,19 +35,18 @@ def predict(
         model: On any device; it is left in evaluation mode.
         images: (h, w, 3) uint8 RGB, of any sizes.
         limits: What is kept.
-        dtype: That the network computes in.
 
     Returns:
         For each photo its instances by falling score; those with no pixel above probability 0.5 are left out.
     """
     sizes = [(image_hw3.shape[0], image_hw3.shape[1]) for image_hw3 in images]
     resized = [resize(image, model.spec.frame_hw(size_hw)) for image, size_hw in zip(images, sizes, strict=True)]
-    return [predict_resized(model, *pair, limits, dtype) for pair in zip(resized, sizes, strict=True)]
+    return [predict_resized(model, *pair, limits) for pair in zip(resized, sizes, strict=True)]
 
 
 @torch.inference_mode()
 def predict_resized(
-    model: MaskRcnn, resized_hw3: ByteArray, photo_hw: tuple[int, int], limits: DetectionLimits, dtype: torch.dtype
+    model: MaskRcnn, resized_hw3: ByteArray, photo_hw: tuple[int, int], limits: DetectionLimits
 ) -> list[Segmentation]:
     """Find instances in one photo that has the size of the model's frame already; masks are of the photo's own size."""
     detector = model.detector.eval()
@@ -56,12 +54,11 @@ def predict_resized(
     device = next(detector.parameters()).device
     pixels_3hw = torch.tensor(resized_hw3, device=device).permute(2, 0, 1) / 255
     images, _ = detector.transform([pixels_3hw])
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        features = detector.backbone(images.tensors)
-        proposals, _ = detector.rpn(images, features)
-        [found], _ = detector.roi_heads(features, proposals, images.image_sizes)
-    boxes_n4 = resize_boxes(found["boxes"].float(), (resized_hw3.shape[0], resized_hw3.shape[1]), photo_hw)
-    masks = paste_masks(found["masks"].float().cpu(), boxes_n4.cpu(), photo_hw)
+    features = detector.backbone(images.tensors)
+    proposals, _ = detector.rpn(images, features)
+    [found], _ = detector.roi_heads(features, proposals, images.image_sizes)
+    boxes_n4 = resize_boxes(found["boxes"], (resized_hw3.shape[0], resized_hw3.shape[1]), photo_hw)
+    masks = paste_masks(found["masks"].cpu(), boxes_n4.cpu(), photo_hw)
     return [
         Segmentation(model.spec.categories[label - 1], mask_hw, tight_box(mask_hw), score)
         for mask_hw, label, score in zip(masks, found["labels"].tolist(), found["scores"].tolist(), strict=True)

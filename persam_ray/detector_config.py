@@ -63,6 +63,7 @@ class TrainingConfig(JobConfig):
         for name in ("steps", "photos_per_step", "epoch_steps", "workers"):
             value = getattr(self, name)
             require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, but is {value}")
+        require(self.seed >= 0, f"--seed must be at least 0, but is {self.seed}")
         if self.photos_per_step % self.workers:
             raise ConfigError(
                 f"--photos-per-step must be a multiple of --workers ({self.workers}), but is {self.photos_per_step}"
@@ -73,6 +74,12 @@ class TrainingConfig(JobConfig):
             require(len(set(ids)) == len(ids), f"--{name.replace('_', '-')} names an image twice")
         if self.backbone == "mobilenet_v2" and self.start == "coco":
             raise ConfigError("--start coco: torchvision has none for mobilenet_v2; allowed: imagenet, none, or a URI")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All that the job reads, the start weights among it."""
+        named = {"auto", "none", "coco", "imagenet"}
+        return super().inputs if self.start in named else (*super().inputs, self.start)
 
     @property
     def settings(self) -> FewShotSettings:
@@ -153,11 +160,13 @@ class BenchmarkConfig(TrainingConfig):
     category: str
     """Category to find."""
 
-    train_images: int = 10
-    """Images to train on, drawn from those in which the category covers at least a hundredth of the image."""
+    train_images: int | None = None
+    """So many images to train on (10, unless --train-ids are given), drawn from those in which the category covers at
+    least a hundredth of the image."""
 
-    test_images: int = 300
-    """Images to judge, drawn from all other annotated ones, whether they hold the category or not."""
+    test_images: int | None = None
+    """So many images to judge (300, unless --test-ids are given), drawn from all other annotated ones, whether they
+    hold the category or not."""
 
     test_ids: Ids = ()
     """Judge these images instead."""
@@ -185,9 +194,12 @@ class BenchmarkConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.category != "", "--category must not be empty")
-        for name in ("train_images", "test_images"):
-            require(getattr(self, name) >= 1, f"--{name.replace('_', '-')} must be at least 1")
+        for kind in ("train", "test"):
+            count = getattr(self, f"{kind}_images")
+            require(count is None or count >= 1, f"--{kind}-images must be at least 1")
+            both = count is not None and getattr(self, f"{kind}_ids")
+            require(not both, f"--{kind}-images does not go with --{kind}-ids")
         for name in ("min_area_fraction", "detector_score_threshold", "sam_score_threshold"):
             check_between(f"--{name.replace('_', '-')}", getattr(self, name), 0, 1)
-        both = set(split_ids(self.train_ids)) & set(split_ids(self.test_ids))
-        require(not both, f"--train-ids and --test-ids share {sorted(both)[:1]}: judge on images not trained on")
+        shared = set(split_ids(self.train_ids)) & set(split_ids(self.test_ids))
+        require(not shared, f"--train-ids and --test-ids share {sorted(shared)[:1]}: judge on images not trained on")

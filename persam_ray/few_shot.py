@@ -40,7 +40,7 @@ LEAST_PIXELS = 16
 
 @dataclass(frozen=True)
 class Example:
-    """One annotated photo. An object is one mask as annotated, of one piece or several.
+    """One annotated photo and its objects.
 
     Attributes:
         image_id: Unique among the examples.
@@ -137,7 +137,7 @@ def prepare(examples: Iterable[Example], spec: MaskRcnnSpec, settings: FewShotSe
     A 12-megapixel photo with 3 masks is 72 MB and takes 60 ms to resize; from here on it is 1.3 MB.
 
     Raises:
-        ValueError: No example holds an object, two have one image_id, or a label has no category.
+        ValueError: No example holds an object of a category, two have one image_id, or a label has no category.
     """
     prepared: dict[str, Example] = {}
     for example in examples:
@@ -149,8 +149,10 @@ def prepare(examples: Iterable[Example], spec: MaskRcnnSpec, settings: FewShotSe
                 f"categories ({', '.join(spec.categories)})"
             )
         prepared[example.image_id] = _without_crowds(_shrunk(example, spec, settings))
-    if not any(len(example.labels_n) for example in prepared.values()):
-        raise ValueError(f"none of the {len(prepared)} examples holds an object of {', '.join(spec.categories)}")
+    held = {label for example in prepared.values() for label in example.labels_n.tolist()}
+    for label, category in enumerate(spec.categories, 1):
+        if label not in held:
+            raise ValueError(f"none of the {len(prepared)} examples holds an object of {category}")
     return dict(sorted(prepared.items()))
 
 
@@ -307,10 +309,9 @@ def _seed(*parts: object) -> int:
 class TrainingLosses(nn.Module):
     """A model's losses as a forward pass, which is where DistributedDataParallel gathers gradients."""
 
-    def __init__(self, model: MaskRcnn, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: MaskRcnn) -> None:
         super().__init__()
         self.detector = model.detector
-        self._dtype = dtype  # of the network's passes, forward and back; the weights keep theirs
 
     def forward(self, batch: Sequence[TrainingImage]) -> dict[str, Tensor]:
         """Return the five losses (scalars), each the mean over the batch's images."""
@@ -322,10 +323,7 @@ class TrainingLosses(nn.Module):
         device = like.device
         target = {"labels": image.labels_n.to(device), "masks": image.masks_nhw.to(device)}
         target["boxes"] = image.boxes_n4.to(like)
-        with (
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32),
-        ):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(image.seed)  # torchvision samples boxes with the global generators
             losses: dict[str, Tensor] = self.detector([image.image_3hw.to(like) / 255], [target])
         return losses

@@ -12,6 +12,7 @@ import base64
 import heapq
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,15 @@ from persam_ray.datasets import Dataset
 from persam_ray.images import BadImageError, decode_image, resize, resized_size_hw
 from persam_ray.masks import decode_rle
 from persam_ray.schema import MATCHES, PREDICTIONS
-from persam_ray.shards import read_tables
+from persam_ray.shards import Shard, read_tables
 from persam_ray.storage import join, list_files
 from persam_ray.types import BoolArray
 
 PHOTO_SIDE_PX = 640
 PHOTO_BYTES = 48_000
 """Longest side and largest size of a photo in the page; what does not fit is compressed more, then made smaller."""
+
+READERS = 8
 
 OUTLINE_POINTS = 500
 """Of one outline at most: 6 KB of text."""
@@ -106,18 +109,44 @@ def _keep(
         del kept[max(kept, key=lambda image_id: order(kept[image_id]))]
 
 
-def lowest_scores(run: str, count: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the rows of predictions whose lowest score is lowest, lowest first, and the first failed rows."""
+@dataclass(frozen=True)
+class Sample:
+    """Rows of predictions to look at.
+
+    Attributes:
+        lowest: Those whose lowest score is lowest, lowest first.
+        empty: The first in which nothing was found, by name.
+        failed: The first that could not be used, by name.
+    """
+
+    lowest: list[dict[str, Any]]
+    empty: list[dict[str, Any]]
+    failed: list[dict[str, Any]]
+
+
+def sample_run(run: str, count: int, others: int, score_threshold: float) -> Sample:
+    """Choose rows of a run to look at; only instances of at least a score count, and only those are in the rows.
+
+    Args:
+        run: URI of the run directory.
+        count: How many of the lowest scores.
+        others: How many of those without an instance, and of those that failed.
+        score_threshold: In [0, 1].
+    """
     lowest: list[tuple[float, str, dict[str, Any]]] = []
+    empty: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     for row in _rows(join(run, "predictions"), PREDICTIONS):
-        if row["status"] != "ok":
-            failed.append(row)
-            failed = sorted(failed, key=lambda row: str(row["image_id"]))[:count]
-        elif row["instances"]:
+        row["instances"] = [one for one in row["instances"] if one["score"] >= score_threshold]
+        if row["instances"]:
             entry = (-min(instance["score"] for instance in row["instances"]), row["image_id"], row)
             (heapq.heappush if len(lowest) < count else heapq.heappushpop)(lowest, entry)
-    return [row for _, _, row in sorted(lowest, reverse=True)], failed
+        else:
+            kept = empty if row["status"] == "ok" else failed
+            kept.append(row)
+            kept.sort(key=lambda row: str(row["image_id"]))
+            del kept[others:]
+    return Sample([row for _, _, row in sorted(lowest, key=lambda entry: (-entry[0], entry[1]))], empty, failed)
 
 
 def predictions_of(run: str, image_ids: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -140,18 +169,25 @@ def _rows(folder: str, schema: pa.Schema, image_ids: frozenset[str] | None = Non
 def read_photos(dataset: Dataset, image_ids: Iterable[str]) -> dict[str, tuple[Photo, dict[str, Any]]]:
     """Read some photos again; those that cannot be decoded are left out.
 
+    Shards are read by threads, for most of the time goes into waiting for storage.
+
     Returns:
         By image_id the photo, and its READ row without the pixels.
     """
     photos: dict[str, tuple[Photo, dict[str, Any]]] = {}
-    wanted = dataset.only(image_ids)
-    for row in (row for shard in wanted.shards for table in shard.read() for row in table.to_pylist()):
-        encoded = row.pop("image")
-        try:
-            photos[row["image_id"]] = make_photo(f"photo{len(photos)}", encoded or b""), row
-        except BadImageError:
-            continue
+    with ThreadPoolExecutor(READERS) as pool:
+        for rows in pool.map(_rows_of_shard, dataset.only(image_ids).shards):
+            for row in rows:
+                encoded = row.pop("image")
+                try:
+                    photos[row["image_id"]] = make_photo(f"photo{len(photos)}", encoded or b""), row
+                except BadImageError:
+                    continue
     return photos
+
+
+def _rows_of_shard(shard: Shard) -> list[dict[str, Any]]:
+    return [row for table in shard.read() for row in table.to_pylist()]
 
 
 def make_photo(key: str, encoded: bytes) -> Photo:

@@ -16,10 +16,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
-from ray.data import ActorPoolStrategy, Dataset
+import ray.data
+from ray.data import ActorPoolStrategy
 
 from persam_ray import cluster, run_directory
 from persam_ray.cluster import WorkerPlan
+from persam_ray.command_line import error_line
+from persam_ray.datasets import Dataset
 from persam_ray.images import resize_longest_side, resize_to_fit
 from persam_ray.model_stages import (
     DetectOptions,
@@ -30,11 +33,13 @@ from persam_ray.model_stages import (
     load_sam,
     on_device,
 )
-from persam_ray.progress import show_progress
+from persam_ray.progress import console, show_progress
+from persam_ray.report import write_contact_sheet
 from persam_ray.run_directory import Outcome
 from persam_ray.stages import DecodeImages, Run, WritePredictions
 
 if TYPE_CHECKING:
+    from persam_ray.evaluation_merge import Metrics
     from persam_ray.persam import Guidance
     from persam_ray.precision import Precision
     from persam_ray.types import ByteArray, Checkpoint, Reference, Target
@@ -81,7 +86,7 @@ class Labeled:
 
 
 def label_images(
-    rows: Dataset,
+    rows: ray.data.Dataset,
     images: int,
     labeler: Labeler,
     runs: Mapping[str, Run],
@@ -113,11 +118,16 @@ def label_images(
 
 
 def _chain(
-    rows: Dataset, decode: DecodeImages, labeler: Labeler, write: WritePredictions, plan: WorkerPlan, report: Any
-) -> Dataset:
+    rows: ray.data.Dataset,
+    decode: DecodeImages,
+    labeler: Labeler,
+    write: WritePredictions,
+    plan: WorkerPlan,
+    report: Any,
+) -> ray.data.Dataset:
     """Lay out the way of the data: rows -> pixels -> predictions -> files, of which summaries come back."""
     tasks: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": plan.task_cpus}
-    summaries: Dataset = (
+    summaries: ray.data.Dataset = (
         rows.map_batches(decode, batch_size=ROWS_PER_CALL, **tasks)
         .map_batches(
             labeler.stage,
@@ -131,6 +141,15 @@ def _chain(
         .map_batches(write, batch_size=ROWS_PER_FILE, **tasks)
     )
     return summaries
+
+
+def write_sheet(dataset: Dataset, run: Run, outcome: Outcome, metrics: Metrics | None, plan: WorkerPlan) -> None:
+    """Write a run's contact sheet in a task; what goes wrong there is said, and costs nothing else."""
+    facts = (run.judge.categories, vars(outcome.counts), metrics, run.judge.score_threshold)
+    try:
+        cluster.in_task(plan, write_contact_sheet, run.folder, dataset, *facts)
+    except Exception as error:
+        console.print(f"the contact sheet could not be written: {error_line(cluster.cause_of(error))}")
 
 
 # --- SAM -------------------------------------------------------------------------------------------------------------
@@ -281,15 +300,22 @@ def _read_detector(uri: str) -> tuple[Checkpoint, tuple[str, tuple[str, ...], tu
 
 
 def keep_checkpoint(uri: str | None) -> Callable[[], Checkpoint | None]:
-    """Read any checkpoint into the object store, and return what fetches it in a worker; None stays None."""
+    """Read any checkpoint into the object store, and return what fetches it in a worker; of None it fetches None.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
     if uri is None:
         return _nothing
+    reference, _ = _read_once(_read_any, uri)
+    return partial(_fetch, reference)
+
+
+def _read_any(uri: str) -> tuple[Checkpoint, str]:
     from persam_ray.checkpoints import read_checkpoint
 
-    strategy = cluster.on_this_node(soft=True)
-    reference = ray.remote(read_checkpoint).options(num_cpus=0, scheduling_strategy=strategy).remote(uri)
-    ray.wait([reference], fetch_local=False)
-    return partial(_fetch, reference)
+    checkpoint = read_checkpoint(uri)
+    return checkpoint, checkpoint.fingerprint
 
 
 def _nothing() -> None:

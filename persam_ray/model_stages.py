@@ -96,6 +96,8 @@ class SegmentWithPersam:
 
         started_s = time.perf_counter()
         features_bchw = self._sam.encode(pixels)
+        if self._sam.device.type == "cuda" and len(self._targets) > 1:
+            self._wait()  # else the first method's clock would run while the encoder works
         seconds = {"encode": time.perf_counter() - started_s}
         frames = [self._sam.frame(photo.size_hw) for photo in photos]
         for method, targets in self._targets.items():
@@ -109,6 +111,11 @@ class SegmentWithPersam:
             yield method, [photo.prediction(instances) for photo, instances in zip(photos, found, strict=True)]
             seconds[method] = time.perf_counter() - started_s
         self._report(len(photos), 0, seconds)
+
+    def _wait(self) -> None:
+        import torch
+
+        torch.cuda.synchronize(self._sam.device)
 
     def _segment(self, features_bchw: torch.Tensor, frames: Sequence[Frame], target: Target) -> list[RawMask | None]:
         from persam_ray import persam, persam_f
@@ -171,13 +178,13 @@ class SegmentWithMaskRcnn:
     def __init__(self, load: Callable[[], Checkpoint], options: DetectOptions, report: Report) -> None:
         import torch
 
-        from persam_ray.mask_rcnn import from_checkpoint, network_dtype
+        from persam_ray.mask_rcnn import compute_in, from_checkpoint, network_dtype
 
         torch.set_num_threads(options.threads)
         checkpoint = load()
         self._model = from_checkpoint(checkpoint.tensors, checkpoint.metadata)
         self._model.detector.to(options.device)
-        self._dtype = network_dtype(options.precision, options.device)
+        compute_in(self._model, network_dtype(options.precision, options.device))
         self._limits = options.limits
         self._report = report
 
@@ -188,7 +195,7 @@ class SegmentWithMaskRcnn:
         predictions, usable = _split(table, self._report)
         for photo in usable:
             started_s = time.perf_counter()
-            found = predict_resized(self._model, _pixels(table, photo.index), photo.size_hw, self._limits, self._dtype)
+            found = predict_resized(self._model, _pixels(table, photo.index), photo.size_hw, self._limits)
             predictions[photo.index] = photo.prediction(found)
             self._report(1, 0, {MASK_RCNN: time.perf_counter() - started_s})
         return _labeled(table, {MASK_RCNN: predictions})

@@ -20,7 +20,7 @@ TERMINAL_INTERVAL_S = 0.25
 LOG_INTERVAL_S = 15.0
 LOG_WIDTH = 160
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)  # texts from data may hold [brackets]
 
 Counts = Callable[[], tuple[int, int]]
 
@@ -85,7 +85,7 @@ def summarize(output: str, counts: RunCounts, metrics: Metrics | None, label_s: 
 
 def show_table(table: Table) -> None:
     """Print a table, whole in a log, which has no width to keep to."""
-    wide = console if console.is_terminal else Console(stderr=True, highlight=False, width=LOG_WIDTH)
+    wide = console if console.is_terminal else Console(stderr=True, highlight=False, markup=False, width=LOG_WIDTH)
     wide.print(table)
 
 

@@ -21,12 +21,12 @@ from markupsafe import Markup
 
 from persam_ray.datasets import Dataset
 from persam_ray.evaluation_merge import Metrics, ShardSummary
-from persam_ray.gallery import Photo, Shot, lowest_scores, outline, read_photos
+from persam_ray.gallery import Photo, Shot, outline, read_photos, sample_run
 from persam_ray.storage import join, write_bytes
 
 MAX_PAGE_BYTES = 13 * 10**6
-CONTACT_SHEET_PHOTOS = 96
-REASONS = 20
+LOWEST_PHOTOS = 96
+TAR_PHOTOS = 12
 HISTOGRAM_BINS = 20
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -161,7 +161,12 @@ def ious_of_images(summary: ShardSummary, category: str) -> list[float]:
 
 
 def write_contact_sheet(
-    output: str, dataset: Dataset, categories: Sequence[str], counts: Mapping[str, int], metrics: Metrics | None
+    output: str,
+    dataset: Dataset,
+    categories: Sequence[str],
+    counts: Mapping[str, int],
+    metrics: Metrics | None,
+    score_threshold: float = 0.0,
 ) -> str:
     """Write the page of a labeling run: photos with their masks, those of the lowest scores first.
 
@@ -171,13 +176,18 @@ def write_contact_sheet(
         categories: What was labeled.
         counts: Images, ok, failed, instances.
         metrics: Where there is ground truth.
+        score_threshold: Instances under it are not shown.
 
     Returns:
         The page's URI.
     """
-    rows, failed = lowest_scores(output, CONTACT_SHEET_PHOTOS)
-    photos = read_photos(dataset, [row["image_id"] for row in rows])
-    shots = tuple(_contact(row, photos[row["image_id"]][0]) for row in rows if row["image_id"] in photos)
+    in_tars = dataset.format == "webdataset"  # which are read whole for a photo
+    sample = sample_run(output, TAR_PHOTOS if in_tars else LOWEST_PHOTOS, TAR_PHOTOS, score_threshold)
+    photos = read_photos(dataset, [row["image_id"] for row in (*sample.lowest, *sample.empty)])
+    lowest, empty = (
+        tuple(_contact(row, photos[row["image_id"]][0]) for row in rows if row["image_id"] in photos)
+        for rows in (sample.lowest, sample.empty)
+    )
     names = ", ".join(categories)
     page = Page(
         title=f"Labels: {names}",
@@ -188,8 +198,14 @@ def write_contact_sheet(
         ],
         facts=[(name, str(counts[name])) for name in ("images", "ok", "failed", "instances")],
         table=_category_table(metrics) if metrics else None,
-        galleries=[Gallery("Lowest scores first", "", (Group(f"{len(shots)} of {counts['ok']} photos", shots),))],
-        reasons=[f"{row['image_id']}: {row['error']}" for row in failed[:REASONS]],
+        galleries=[
+            Gallery(
+                "What was found",
+                f"Instances of scores of at least {score_threshold:g}." if score_threshold else "",
+                (Group("Lowest scores first", lowest), Group("Photos in which nothing was found, the first", empty)),
+            )
+        ],
+        reasons=[f"{row['image_id']}: {row['error']}" for row in sample.failed],
     )
     return write_page(output, page)
 

@@ -98,7 +98,7 @@ class FileShard:
             if isinstance(file.truth, CocoTruth):
                 names = file.truth.category_names
                 kept = (row for row in file.truth.annotations if not row.get("iscrowd"))
-                yield file.image_id, frozenset(names.get(row.get("category_id", -1), "") for row in kept)
+                yield file.image_id, frozenset(_coco_name(row, names) for row in kept)
             elif file.truth is not None:
                 annotations, _, _ = _truth_of(file, {file.truth: read_many([file.truth])[0]})
                 yield file.image_id, frozenset(row["category"] for row in annotations or ())
@@ -115,6 +115,12 @@ class FileShard:
     def only(self, image_ids: Set[str]) -> Self:
         """Return the shard with the files of these keys."""
         return replace(self, files=tuple(file for file in self.files if file.image_id in image_ids))
+
+
+def _coco_name(annotation: Mapping[str, Any], names: Mapping[int, str]) -> str:
+    """Return an annotation's category; empty where it has none, which reading the image will say."""
+    category_id = annotation.get("category_id")
+    return names.get(category_id, "") if isinstance(category_id, int) else ""
 
 
 def _file_row(
@@ -230,24 +236,22 @@ class ParquetShard:
     def _tables(self, columns: Sequence[str], rows: int = ROWS_PER_TABLE) -> Iterator[pa.Table]:
         with storage_errors(self.uri), _parquet(self.uri) as file:
             present = [name for name in columns if name in file.schema_arrow.names]
-            groups = None if self.kept is None else self._groups(file)
+            kept = None if self.kept is None else pa.array(sorted(self.kept), pa.string())
+            groups = None if kept is None else self._groups(file, kept)
             for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=present):
                 table = pa.Table.from_batches([batch])
-                if self.kept is not None:
+                if kept is not None:
                     keys = table["image_id"].cast(pa.string())  # Arrow cannot filter every kind of string
                     table = table.set_column(table.column_names.index("image_id"), "image_id", keys)
-                    table = table.filter(self._is_kept(table))
+                    table = table.filter(pc.is_in(keys, kept))
                 if len(table):
                     yield table
 
-    def _groups(self, file: pq.ParquetFile) -> list[int]:
-        """Return the row groups that hold any of the keys that are kept."""
-        keys = (file.read_row_group(group, ["image_id"]) for group in range(file.num_row_groups))
-        return [group for group, table in enumerate(keys) if pc.any(self._is_kept(table)).as_py()]
-
-    def _is_kept(self, table: pa.Table) -> pa.ChunkedArray:
-        kept = pa.array(sorted(self.kept or ()), pa.string())
-        return pc.is_in(table["image_id"].cast(pa.string()), kept)
+    def _groups(self, file: pq.ParquetFile, kept: pa.Array) -> list[int]:
+        """Return the row groups that hold any of some keys."""
+        tables = (file.read_row_group(group, ["image_id"]) for group in range(file.num_row_groups))
+        keys = (table["image_id"].cast(pa.string()) for table in tables)
+        return [group for group, column in enumerate(keys) if pc.any(pc.is_in(column, kept)).as_py()]
 
 
 def _parquet(uri: str) -> pq.ParquetFile:

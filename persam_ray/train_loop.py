@@ -35,7 +35,7 @@ from persam_ray.few_shot import (
     prepare,
     train_step,
 )
-from persam_ray.mask_rcnn import MaskRcnn, build_mask_rcnn, default_backbone, network_dtype, to_checkpoint
+from persam_ray.mask_rcnn import MaskRcnn, build_mask_rcnn, compute_in, default_backbone, network_dtype, to_checkpoint
 from persam_ray.precision import Precision
 from persam_ray.progress import console, show_progress
 from persam_ray.reading import read_rows
@@ -51,6 +51,8 @@ HISTORY_FILE = "training.json"
 CHECKPOINTS = "checkpoints"
 STATE_FILE = "state.pt"
 RESTARTS = 3
+MAX_IMAGES = 5000
+"""Every worker keeps all of them, at 1.3 MB each."""
 
 
 def _say_nothing(_images: int, _failed: int, _seconds: Mapping[str, float]) -> None:
@@ -108,8 +110,8 @@ def train_worker(config: Mapping[str, Any]) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     model = _build(job)[0]
     examples = prepare(_examples(job), model.spec, job.settings)
-    dtype = network_dtype(job.precision, ray.train.torch.get_device().type)
-    losses = ray.train.torch.prepare_model(TrainingLosses(model, dtype))
+    compute_in(model, network_dtype(job.precision, ray.train.torch.get_device().type))
+    losses = ray.train.torch.prepare_model(TrainingLosses(model))
     optimiser, schedule = make_optimiser(losses, job.settings)
     history = _restore(model, optimiser, schedule)
     for epoch in range(len(history), job.epochs):
@@ -193,7 +195,7 @@ class Fitted:
         checkpoint: URI of its weights.
         start: What became of the start weights, in words.
         epochs: Loss, learning rate and seconds of each.
-        seconds: Wall-clock time of training, reading and starting of workers included.
+        seconds: Wall-clock time of training, starting of workers and reading included.
     """
 
     checkpoint: str
@@ -215,10 +217,11 @@ def train_detector(config: TrainingConfig, categories: tuple[str, ...], dataset:
         ConfigError: More workers than GPUs.
         ExampleError: An image cannot be used.
         StorageError: The start weights cannot be had.
-        TrainingError: There is nothing to learn, the start weights do not fit, training diverged, or workers were lost
-            too often.
+        TrainingError: There are too many images or nothing to learn, the start weights do not fit, training diverged,
+            or workers were lost too often.
     """
-    started_s = time.perf_counter()
+    if (count := dataset.images) and count > MAX_IMAGES:
+        raise TrainingError(f"{count} training images are too many to keep in memory; use at most {MAX_IMAGES}")
     machines = cluster.nodes()
     plan = cluster.plan_workers(machines, config.workers)
     gpus = int(sum(node.get("GPU", 0) for node in machines))
@@ -239,6 +242,7 @@ def train_detector(config: TrainingConfig, categories: tuple[str, ...], dataset:
     )
     start = _check_once(job, dataset, plan)
     console.print(f"Mask R-CNN ({backbone}) starts from {public(start_uri or 'random weights')}: {start}")
+    started_s = time.perf_counter()
     counter = cluster.start_counter()
     photos = job.settings.steps * job.settings.photos_per_step
     with show_progress("training", photos, lambda: cluster.read_counter(counter)[:2]):

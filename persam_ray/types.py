@@ -24,7 +24,7 @@ Tensors = Mapping[str, npt.NDArray[np.generic]]
 
 
 class CheckpointError(ValueError):
-    """The file is not a SAM checkpoint of a known layout; the message says what was found."""
+    """The file is not a checkpoint of a known layout; the message says what was found."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,13 @@ def test_actors_fit_and_leave_room_for_tasks(machines: Sequence[Node], actors: i
     assert plan.actor_cpus < 1 or plan.actor_cpus.is_integer()
 
 
+def test_a_stated_number_of_actors_fits_on_nodes_of_several_sizes() -> None:
+    machines = [{"CPU": 16}, {"CPU": 2}, {"CPU": 2}]
+    for actors in range(1, 12):
+        share = plan_workers(machines, actors).actor_cpus
+        assert sum(int(node["CPU"] / 2 / share + 1e-9) for node in machines) >= actors
+
+
 @pytest.mark.parametrize(("actors", "share"), [(None, 1.0), (2, 1.0), (3, 0.5), (4, 0.5), (5, 1 / 3)])
 def test_more_actors_than_gpus_share_each_evenly(actors: int | None, share: float) -> None:
     assert plan_workers([{"CPU": 8, "GPU": 2}], actors).actor_gpus == pytest.approx(share)

@@ -12,7 +12,7 @@ PLACES = ("--images", "photos", "--output", "out")
 
 def test_the_benchmark_is_the_articles_unless_told_otherwise() -> None:
     config = parse(BenchmarkConfig, [*PLACES, "--category", "top"])
-    assert (config.train_images, config.test_images, config.objects) == (10, 300, "component")
+    assert (config.train_images, config.test_images, config.objects) == (None, None, "component")
     assert (config.min_area_fraction, config.detector_score_threshold, config.sam_score_threshold) == (0.001, 0.5, 0.0)
 
 
@@ -33,6 +33,7 @@ def test_the_settings_of_training_default_to_those_of_few_shot_learning() -> Non
         (("--train-ids", "a,b", "--train-ids", "a"), "--train-ids names an image twice"),
         (("--train-ids", "a", "--train-images", "3"), "--train-images does not go with --train-ids"),
         (("--train-images", "0"), "--train-images must be at least 1"),
+        (("--seed", "-1"), "--seed must be at least 0, but is -1"),
         (("--category", "top"), "--category names one category twice"),
     ],
 )
@@ -48,6 +49,8 @@ def test_training_options_that_cannot_be(options: tuple[str, ...], message: str)
         (("--min-area-fraction", "2"), "--min-area-fraction must be between 0 and 1"),
         (("--sam-score-threshold", "-1"), "--sam-score-threshold must be between 0 and 1"),
         (("--train-ids", "a,b", "--test-ids", "c,b"), r"--train-ids and --test-ids share \['b'\]"),
+        (("--test-ids", "c", "--test-images", "3"), "--test-images does not go with --test-ids"),
+        (("--train-ids", "c", "--train-images", "3"), "--train-images does not go with --train-ids"),
         (("--test-ids", "c,c"), "--test-ids names an image twice"),
     ],
 )

@@ -17,12 +17,12 @@ from persam_ray.gallery import (
     PHOTO_BYTES,
     PHOTO_SIDE_PX,
     Photo,
-    lowest_scores,
     make_photo,
     outline,
     outline_of,
     predictions_of,
     read_photos,
+    sample_run,
     worst_matches,
 )
 from persam_ray.images import BadImageError
@@ -104,10 +104,18 @@ def run(tmp_path: Path) -> str:
 
 
 def test_the_lowest_scores_come_first_and_failures_apart(run: str) -> None:
-    rows, failed = lowest_scores(run, 2)
-    assert [row["image_id"] for row in rows] == ["b", "a"]
-    assert [row["image_id"] for row in failed] == ["x", "y"]
-    assert [row["image_id"] for row in lowest_scores(run, 9)[0]] == ["b", "a", "c"]
+    sample = sample_run(run, 2, 1, 0.0)
+    assert [row["image_id"] for row in sample.lowest] == ["b", "a"]
+    assert [row["image_id"] for row in sample.empty] == ["nothing"]
+    assert [row["image_id"] for row in sample.failed] == ["x"]
+    assert [row["image_id"] for row in sample_run(run, 9, 9, 0.0).lowest] == ["b", "a", "c"]
+
+
+def test_only_instances_that_count_are_looked_at(run: str) -> None:
+    sample = sample_run(run, 9, 9, 0.6)
+    found = {row["image_id"]: [round(one["score"], 2) for one in row["instances"]] for row in sample.lowest}
+    assert found == {"c": [0.75], "a": [0.9]}
+    assert [row["image_id"] for row in sample.empty] == ["b", "nothing"]
 
 
 def test_predictions_of_some_images_are_found_in_all_files(run: str) -> None:

@@ -28,7 +28,7 @@ def train(config: TrainConfig) -> None:
 
         train_ids = training_images(config, dataset)
         fitted = train_detector(config, config.category, dataset.only(train_ids), output)
-    run_directory.write_training_manifest(output, config.as_dict(), train_ids, fitted.start, fitted.seconds)
+    run_directory.write_training_manifest(output, config.as_dict(), train_ids, vars(fitted.start), fitted.seconds)
     report(fitted, len(train_ids))
 
 

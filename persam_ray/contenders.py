@@ -91,7 +91,7 @@ def mask_rcnn_rows(contest: Contest) -> list[AnyRow]:
     with _guarded(rows, runs):
         folder = join(contest.output, "training")
         fitted = train_detector(config, (config.category,), contest.dataset.only(train_ids), folder)
-        run_directory.write_training_manifest(folder, config.as_dict(), train_ids, fitted.start, fitted.seconds)
+        run_directory.write_training_manifest(folder, config.as_dict(), train_ids, vars(fitted.start), fitted.seconds)
         detector = labeling.load_detector(fitted.checkpoint)
         options = DetectOptions(plan.device, plan.threads, config.precision, DetectionLimits())
         labeled = contest.label(labeling.mask_rcnn_labeler(detector, options), runs)

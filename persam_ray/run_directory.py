@@ -154,7 +154,7 @@ def write_manifest(
 
 
 def write_training_manifest(
-    output: str, config: Mapping[str, Any], train_ids: Sequence[str], start: str, seconds: float
+    output: str, config: Mapping[str, Any], train_ids: Sequence[str], start: Mapping[str, Sequence[str]], seconds: float
 ) -> None:
     """Write manifest.json, which makes a training run complete.
 
@@ -162,10 +162,14 @@ def write_training_manifest(
         output: The run directory.
         config: The job's options.
         train_ids: The images.
-        start: What became of the start weights, in words.
+        start: Names of the tensors that start weights filled, left at random, or did not use.
         seconds: Wall-clock time of training.
     """
-    content = {"train_ids": list(train_ids), "start": start, "seconds": {"train": round(seconds, 3)}}
+    content = {
+        "train_ids": list(train_ids),
+        "start": {name: list(tensors) for name, tensors in start.items()},
+        "seconds": {"train": round(seconds, 3)},
+    }
     _write_manifest(output, config, content)
 
 

@@ -35,7 +35,15 @@ from persam_ray.few_shot import (
     prepare,
     train_step,
 )
-from persam_ray.mask_rcnn import MaskRcnn, build_mask_rcnn, compute_in, default_backbone, network_dtype, to_checkpoint
+from persam_ray.mask_rcnn import (
+    MaskRcnn,
+    StartReport,
+    build_mask_rcnn,
+    compute_in,
+    default_backbone,
+    network_dtype,
+    to_checkpoint,
+)
 from persam_ray.precision import Precision
 from persam_ray.progress import console, show_progress
 from persam_ray.reading import read_rows
@@ -126,9 +134,8 @@ def train_worker(config: Mapping[str, Any]) -> None:
         _save_epoch(job, model, optimiser, schedule, history, is_first=rank == 0)
 
 
-def _build(job: TrainingJob) -> tuple[MaskRcnn, str]:
-    model, report = build_mask_rcnn(job.backbone, job.categories, job.load_start(), seed=job.settings.seed)
-    return model, str(report)
+def _build(job: TrainingJob) -> tuple[MaskRcnn, StartReport]:
+    return build_mask_rcnn(job.backbone, job.categories, job.load_start(), seed=job.settings.seed)
 
 
 def _examples(job: TrainingJob) -> Iterator[Example]:
@@ -193,13 +200,13 @@ class Fitted:
 
     Attributes:
         checkpoint: URI of its weights.
-        start: What became of the start weights, in words.
+        start: What became of the start weights.
         epochs: Loss, learning rate and seconds of each.
         seconds: Wall-clock time of training, starting of workers and reading included.
     """
 
     checkpoint: str
-    start: str
+    start: StartReport
     epochs: list[dict[str, float]]
     seconds: float
 
@@ -251,14 +258,14 @@ def train_detector(config: TrainingConfig, categories: tuple[str, ...], dataset:
     return Fitted(join(output, DETECTOR_FILE), start, epochs, time.perf_counter() - started_s)
 
 
-def _check_once(job: TrainingJob, dataset: Dataset, plan: cluster.WorkerPlan) -> str:
-    """Read every example and build the model in a task; return what became of the start weights, in words."""
+def _check_once(job: TrainingJob, dataset: Dataset, plan: cluster.WorkerPlan) -> StartReport:
+    """Read every example and build the model in a task; return what became of the start weights."""
     task = ray.remote(num_cpus=plan.task_cpus)(_check)
-    report: str = ray.get(task.remote(job, dataset))
+    report: StartReport = ray.get(task.remote(job, dataset))
     return report
 
 
-def _check(job: TrainingJob, dataset: Dataset) -> str:
+def _check(job: TrainingJob, dataset: Dataset) -> StartReport:
     rows = (row for shard in dataset.shards for table in shard.read() for row in table.to_pylist())
     try:
         model, report = _build(job)

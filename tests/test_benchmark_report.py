@@ -1,17 +1,20 @@
 """The benchmark's page from run directories: which objects each picture shows, and what the words say."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
-from persam_ray.benchmark import FailedRow, Row, as_json, charts
+from persam_ray.benchmark import FailedRow, Row, as_json, charts, table
 from persam_ray.benchmark_report import MethodRun, write_benchmark_report
 from persam_ray.datasets import Dataset, open_dataset
 from persam_ray.evaluation_merge import accumulate
 from persam_ray.judging import JudgeOptions, merged
+from persam_ray.progress import show_table
 from persam_ray.schema import Prediction
 from persam_ray.stages import LABELED, Run, WritePredictions
 from persam_ray.types import BoolArray, Segmentation
@@ -43,10 +46,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(str(save_fashion(tmp_path_factory.mktemp("photos") / "f", PHOTOS, without_top=WITHOUT_TOP)))
 
 
-def write_run(folder: Path, dataset: Dataset, method: str, shift: int) -> Row:
+def write_run(folder: Path, dataset: Dataset, method: str, shift: int, failed: Collection[str] = ()) -> Row:
     rows = [row for shard in dataset.shards for table in shard.read() for row in table.to_pylist()]
     labeled = [
-        Prediction(row["image_id"], size, None, found_in(index, size, shift)).to_row()
+        (
+            Prediction(row["image_id"], size, "no luck")
+            if row["image_id"] in failed
+            else Prediction(row["image_id"], size, None, found_in(index, size, shift))
+        ).to_row()
         | {"annotations": row["annotations"], "method": method}
         for index, row in enumerate(rows)
         for size in [(row["height"], row["width"])]
@@ -125,3 +132,36 @@ def test_rows_follow_the_json_of_the_contract(dataset: Dataset, tmp_path: Path) 
     assert set(contract.split()) <= described.keys()
     assert (described["tp"], described["fp"], described["fn"], described["score_threshold"]) == (3, 3, 1, 0.5)
     assert described["miou"] == row.metrics.categories["top"]["miou"]
+
+
+def test_a_photo_that_could_not_be_used_is_in_no_picture(tmp_path: Path) -> None:
+    """Its map is of another size: it holds the category by name, but no row of it was judged."""
+    folder = save_fashion(tmp_path / "f", 3)
+    Image.fromarray(np.ones((7, 9), np.uint8)).save(folder / "segm" / "p00_segm.png")
+    dataset = open_dataset(str(folder))
+    row = write_run(tmp_path, dataset, "persam", 1, failed=("p00.jpg",))
+    run = MethodRun("persam", str(tmp_path / "persam"), JUDGE)
+    uri = write_benchmark_report(str(tmp_path), dataset, results([row], dataset), [run], charts([row], "top"))
+    content = Path(uri).read_text(encoding="utf-8")
+    assert content.count('class="row shots"') == 2
+    assert "p00.jpg" not in content
+
+
+def test_errors_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str], dataset: Dataset) -> None:
+    error = "[/gloo/pair.cc:534] [enforce fail] closed by peer"
+    show_table(table(as_json([FailedRow("mask_rcnn", error)], "top", seed=0)))
+    assert error in " ".join(capsys.readouterr().err.split())
+
+
+def test_rows_judged_on_different_photos_are_not_compared(dataset: Dataset, tmp_path: Path) -> None:
+    whole = write_run(tmp_path / "a", dataset, "mask_rcnn", 1)
+    part = write_run(tmp_path / "b", dataset, "persam", 1, failed=("p01.jpg",))
+    first, second = as_json([whole, part], "top", seed=0)
+    assert second["difference_to_first"] is None
+    assert second["tp"] == first["tp"] - 1
+
+
+def test_a_failed_row_has_the_keys_of_any_other(dataset: Dataset, tmp_path: Path) -> None:
+    good, bad = as_json([write_run(tmp_path, dataset, "mask_rcnn", 1), FailedRow("persam", "no luck")], "top", seed=0)
+    assert bad.keys() == good.keys()
+    assert {bad[name] for name in bad.keys() - {"method", "run", "error"}} == {None}

@@ -2,12 +2,14 @@
 
 import numpy as np
 import psutil
+import pytest
 import torch
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from persam_ray.detection import paste_masks, predict
 from persam_ray.mask_rcnn import (
     MaskRcnn,
+    compute_in,
     from_checkpoint,
     to_checkpoint,
 )
@@ -70,3 +72,16 @@ def test_a_hundred_masks_of_a_12_megapixel_photo_fit_in_memory() -> None:
     used = psutil.Process().memory_info().rss - before
     assert sum(int(mask.sum()) for mask in pasted) > 100 * 250**2
     assert used < 400e6  # as float32 they are 4.8 GB; as bool 1.2 GB, of which most pages are never written
+
+
+def test_in_bfloat16_boxes_and_scores_stay_float32(shape_detector: MaskRcnn) -> None:
+    fast = from_checkpoint(*to_checkpoint(shape_detector))
+    compute_in(fast, torch.bfloat16)
+    image = two_photos()[0].image_hw3
+    exact, found = (predict(model, [image], DetectionLimits(score=0.01))[0] for model in (shape_detector, fast))
+    scores = torch.tensor([instance.score for instance in found])
+    assert (scores != scores.bfloat16().float()).any()
+    assert found[0].score == pytest.approx(exact[0].score, abs=0.05)
+    both = found[0].mask_hw & exact[0].mask_hw
+    assert both.sum() / (found[0].mask_hw | exact[0].mask_hw).sum() > 0.9
+    assert (found[0].mask_hw != exact[0].mask_hw).any() or found[0].score != exact[0].score  # it did compute otherwise

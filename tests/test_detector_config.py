@@ -71,3 +71,12 @@ def test_benchmark_options_that_cannot_be(options: tuple[str, ...], message: str
 def test_labeling_options_that_cannot_be(options: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(PredictConfig, [*PLACES, *options])
+
+
+def test_start_weights_that_are_a_file_are_read_and_so_never_overwritten() -> None:
+    assert parse(TrainConfig, [*PLACES, "--category", "top", "--start", "run/mask_rcnn.safetensors"]).inputs == (
+        "photos",
+        "run/mask_rcnn.safetensors",
+    )
+    for name in ("auto", "none", "coco", "imagenet"):
+        assert parse(TrainConfig, [*PLACES, "--category", "top", "--start", name]).inputs == ("photos",)

@@ -71,6 +71,12 @@ def test_examples_that_cannot_be_trained_on_are_refused(examples: list[Example],
         prepare(examples, SPEC, FewShotSettings())
 
 
+def test_a_category_that_no_example_holds_is_named() -> None:
+    spec = replace(SPEC, categories=("shape", "hat"))
+    with pytest.raises(ValueError, match="none of the 2 examples holds an object of hat"):
+        prepare(two_photos(), spec, FewShotSettings())
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"steps": 0}, {"photos_per_step": 0}, {"learning_rate": 0.0}, {"warmup": 1.5}, {"scale": 0.9}, {"hue": 0.6}],

@@ -105,6 +105,14 @@ def test_bad_coco_truth_is_an_error_of_its_image_alone(tmp_path: Path) -> None:
     assert rows[2]["error"] is None
 
 
+def test_a_category_id_of_a_wrong_type_is_no_category(tmp_path: Path) -> None:
+    truth = CocoTruth((4, 5), ({"category_id": [1], "segmentation": []},), {1: "cup"})
+    (file,) = write_files(tmp_path, 1)
+    shard = FileShard((ImageFile(file.image_id, file.uri, truth),))
+    assert list(shard.annotated()) == [("0.jpg", frozenset({""}))]
+    assert "category_id [1] is not in" in rows_of(shard)[0]["error"]
+
+
 def test_without_pixels_the_truth_is_read_and_no_photo(tmp_path: Path) -> None:
     truth = CocoTruth((4, 5), ({"category_id": 1, "segmentation": {"size": [4, 5], "counts": CUP["rle"]}},), {1: "cup"})
     shard = FileShard((ImageFile("gone.jpg", str(tmp_path / "gone.jpg"), truth),))

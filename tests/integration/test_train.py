@@ -13,9 +13,12 @@ import torch
 
 from persam_ray.few_shot import FewShotSettings, make_optimiser
 from tests.integration.annotated import save_fashion
-from tests.integration.conftest import MARK, Job, finish, manifest_of, rows_of, start_job
+from tests.integration.conftest import MARK, S3, Job, finish, manifest_of, rows_of, start_job
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.s3]
+
+BUCKET = "detectors"
+RUN = f"s3://{BUCKET}/run"
 
 TINY = ("--category", "top", "--start", "none", "--steps", "6", "--epoch-steps", "2")
 
@@ -32,17 +35,25 @@ def history(output: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def trained(fashion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train by two workers, one of which is killed after the first epoch."""
-    output = tmp_path_factory.mktemp("detector") / "run"
-    options = ("--images", str(fashion), "--output", str(output), *TINY, "--workers", "2")
-    process, mark = start_job("train_mask_rcnn", *options)
-    killed = kill_worker(mark, after=output / "training.json")
+def trained(fashion: Path, s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train by two workers into a bucket, one of them killed after the first epoch; return a copy of what is there."""
+    s3.client().create_bucket(Bucket=BUCKET)
+    options = ("--images", str(fashion), "--output", RUN, *TINY, "--workers", "2")
+    process, mark = start_job("train_mask_rcnn", *options, env=s3.env)
+    killed = kill_worker(mark, s3, after="run/training.json")
     finished = finish(process, mark)
     assert finished.status == 0, finished.stderr
     assert finished.left_behind == []
     assert killed
-    return output
+    copy = tmp_path_factory.mktemp("detector")
+    for key in keys(s3):
+        (copy / key).parent.mkdir(parents=True, exist_ok=True)
+        s3.client().download_file(BUCKET, key, str(copy / key))
+    return copy / "run"
+
+
+def keys(s3: S3) -> list[str]:
+    return [entry["Key"] for entry in s3.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])]
 
 
 def test_a_worker_killed_mid_training_costs_no_epoch(trained: Path) -> None:
@@ -60,15 +71,19 @@ def test_a_worker_killed_mid_training_costs_no_epoch(trained: Path) -> None:
 def test_training_leaves_weights_a_history_a_checkpoint_and_a_manifest(trained: Path) -> None:
     assert (trained / "mask_rcnn.safetensors").stat().st_size > 10_000_000
     assert len(list((trained / "checkpoints").glob("checkpoint_*/state.pt"))) == 1  # the last
-    assert manifest_of(trained)["train_ids"] == ["p00.jpg", "p01.jpg", "p02.jpg"]  # the fourth holds no top
+    manifest = manifest_of(trained)
+    assert manifest["train_ids"] == ["p00.jpg", "p01.jpg", "p02.jpg"]  # the fourth holds no top
+    assert manifest["start"]["used"] == []
+    assert "roi_heads.box_predictor.cls_score.weight" in manifest["start"]["random"]
     assert all(0 < epoch["loss"] < 10 for epoch in history(trained))
 
 
 def test_a_trained_detector_labels_with_the_rows_of_any_labeler(
-    trained: Path, fashion: Path, job: Job, tmp_path: Path
+    trained: Path, fashion: Path, s3: S3, job: Job, tmp_path: Path
 ) -> None:
+    assert trained.exists()
     images = ("--images", str(fashion), "--output", str(tmp_path / "labels"))
-    finished = job("predict_mask_rcnn", *images, "--checkpoint", str(trained), "--least-score", "0.0")
+    finished = job("predict_mask_rcnn", *images, "--checkpoint", RUN, "--least-score", "0.0", env=s3.env)
     assert finished.status == 0, finished.stderr
     rows = rows_of(tmp_path / "labels")
     assert set(rows) == {f"p{index:02}.jpg" for index in range(4)}
@@ -79,11 +94,11 @@ def test_a_trained_detector_labels_with_the_rows_of_any_labeler(
     assert (tmp_path / "labels" / "report" / "index.html").exists()
 
 
-def kill_worker(mark: str, after: Path) -> bool:
-    """Kill the training worker once a file is there, which the first epoch writes."""
+def kill_worker(mark: str, s3: S3, after: str) -> bool:
+    """Kill a training worker once a file is in the bucket, which the first epoch writes."""
     deadline_s = time.monotonic() + 300
     while time.monotonic() < deadline_s:
-        if after.exists():
+        if after in keys(s3):
             for process in workers(mark):
                 process.send_signal(signal.SIGKILL)
                 return True

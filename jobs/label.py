@@ -8,7 +8,7 @@ from persam_ray.command_line import run_job
 from persam_ray.config import LabelConfig
 from persam_ray.datasets import open_dataset
 from persam_ray.judging import JudgeOptions
-from persam_ray.progress import summarize
+from persam_ray.progress import summarize, tell_ignored
 from persam_ray.reading import count_images, read_rows
 from persam_ray.references import load_references
 from persam_ray.stages import Run
@@ -18,6 +18,7 @@ def label(config: LabelConfig) -> None:
     """Run the job: check everything that can be checked, load the model, label, add up, and say that it is complete."""
     started_s = time.perf_counter()
     dataset = open_dataset(config.images, config.format, config.annotations)
+    tell_ignored(dataset)
     references = load_references(config)
     output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
     checkpoint_uri = locate(config.sam)

@@ -9,7 +9,7 @@ from persam_ray.datasets import open_dataset
 from persam_ray.detector_config import PredictConfig
 from persam_ray.judging import JudgeOptions
 from persam_ray.model_stages import MASK_RCNN, DetectOptions
-from persam_ray.progress import summarize
+from persam_ray.progress import summarize, tell_ignored
 from persam_ray.reading import count_images, read_rows
 from persam_ray.stages import Run
 from persam_ray.types import DetectionLimits
@@ -19,6 +19,7 @@ def predict(config: PredictConfig) -> None:
     """Run the job: check what can be checked, load the model, label, add up, and say that it is complete."""
     started_s = time.perf_counter()
     dataset = open_dataset(config.images, config.format, config.annotations)
+    tell_ignored(dataset)
     checkpoint_uri = locate_detector(config.checkpoint)
     output = run_directory.prepare(config.output, [*config.inputs, checkpoint_uri], overwrite=config.overwrite)
     with cluster.session():

@@ -6,7 +6,7 @@ from persam_ray import cluster, run_directory
 from persam_ray.command_line import run_job
 from persam_ray.config import ShardConfig
 from persam_ray.datasets import open_dataset
-from persam_ray.progress import console, show_progress
+from persam_ray.progress import console, show_progress, tell_ignored
 from persam_ray.reading import count_images, read_rows
 from persam_ray.stages import WriteImages
 
@@ -14,6 +14,7 @@ from persam_ray.stages import WriteImages
 def shard(config: ShardConfig) -> None:
     """Run the job: read rows, write one Parquet file for each `shard_mb` of them."""
     dataset = open_dataset(config.images, config.format, config.annotations)
+    tell_ignored(dataset)
     output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
     with cluster.session():
         plan = cluster.plan_workers(cluster.nodes())

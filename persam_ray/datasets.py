@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -39,12 +39,16 @@ class Dataset:
         format: One of Format, never `auto`.
         shards: In the order of their keys where the format has one.
         images: How many, where listing tells; None where the shards must be read for it (Parquet, WebDataset).
+        ignored: Files of a folder that are no photos by their names; of many the first few.
+        ignored_count: How many there are.
     """
 
     uri: str
     format: Format
     shards: tuple[Shard, ...]
     images: int | None
+    ignored: tuple[str, ...] = ()
+    ignored_count: int = 0
 
     def only(self, image_ids: Iterable[str]) -> Dataset:
         """Return the dataset reduced to these keys, all of which must be in it."""
@@ -118,7 +122,9 @@ def _webdataset(uri: str, names: Sequence[str]) -> Dataset:
 
 def _folder(uri: str, names: Sequence[str]) -> Dataset:
     kept = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    return _of_files(uri, "folder", [ImageFile(_key(name), _file_uri(uri, name)) for name in kept])
+    ignored = [_key(name) for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
+    dataset = _of_files(uri, "folder", [ImageFile(_key(name), _file_uri(uri, name)) for name in kept])
+    return replace(dataset, ignored=tuple(ignored[:3]), ignored_count=len(ignored))
 
 
 def _deepfashion(uri: str, names: Sequence[str]) -> Dataset:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from persam_ray.datasets import Dataset
     from persam_ray.evaluation_merge import Metrics
     from persam_ray.run_directory import Counts as RunCounts
 
@@ -81,6 +82,13 @@ def summarize(output: str, counts: RunCounts, metrics: Metrics | None, label_s: 
         if values["miou"] is not None:
             console.print(f"{category}: mIoU {values['miou']:.3f}, AP50 {values['ap50']:.3f}")
     console.print(f"results: {output}")
+
+
+def tell_ignored(dataset: Dataset) -> None:
+    """Say which files of a folder were left out, so that a photo with another suffix is not missed unseen."""
+    if dataset.ignored_count:
+        names = ", ".join(dataset.ignored) + (", ..." if dataset.ignored_count > len(dataset.ignored) else "")
+        console.print(f"{dataset.ignored_count} files of {dataset.uri} are no photos by their names, left out: {names}")
 
 
 def show_table(table: Table) -> None:

@@ -23,6 +23,7 @@ from persam_ray.datasets import (
     repeated_hashes,
     repeated_key,
 )
+from persam_ray.progress import tell_ignored
 from persam_ray.schema import ANNOTATION
 from persam_ray.shards import ParquetShard, TarShard
 from persam_ray.storage import StorageError
@@ -66,6 +67,17 @@ def test_a_folder_gives_its_images_by_their_path_below_it(tmp_path: Path) -> Non
     assert dataset.format == "folder"
     assert keys_of(dataset) == ["_MG_1.jpg", "a/B.webp", "a/c.PNG", "b.jpg", "d.tiff", "e.JPeG"]
     assert dataset.images == 6
+
+
+def test_files_that_are_no_photos_by_their_names_are_counted_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = open_dataset(str(write(tmp_path, "a.jpg", "b.heic", "c.txt", "d/e.avif", "f.mp4")))
+    assert (keys_of(dataset), dataset.ignored, dataset.ignored_count) == (["a.jpg"], ("b.heic", "c.txt", "d/e.avif"), 4)
+    tell_ignored(dataset)
+    assert "are no photos by their names, left out: b.heic, c.txt, d/e.avif, ..." in capsys.readouterr().err
+    tell_ignored(open_dataset(str(tmp_path / "a.jpg")))
+    assert capsys.readouterr().err == ""
 
 
 def test_many_files_are_cut_into_shards_in_the_order_of_their_keys(

@@ -1,15 +1,14 @@
+"""Matches, counts and regions of images, against pycocotools and by hand."""
+
 import contextlib
 import io
 import itertools
 import json
 import pickle
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from persam_ray.evaluation import (
@@ -28,129 +27,22 @@ from persam_ray.evaluation import (
 )
 from persam_ray.evaluation_merge import (
     AREA_RANGES_PX,
-    Difference,
-    ShardSummary,
-    Statistic,
     accumulate,
-    bootstrap_difference,
     merge,
-    precision_at_recalls,
 )
 from persam_ray.masks import boundary, components, decode_rle, encode_components, encode_rle
-from persam_ray.types import BoolArray
-
-CATEGORIES = ("top", "bag", "hat", "never")
-TWELVE = ("map", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-TWELVE += ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
-SIZE_HW = (130, 170)
-
-
-# --- material --------------------------------------------------------------------------------------------------------
-
-
-def rectangle(y: int, x: int, height: int, width: int, size_hw: tuple[int, int] = SIZE_HW) -> BoolArray:
-    mask_hw = np.zeros(size_hw, dtype=np.bool_)
-    mask_hw[y : y + height, x : x + width] = True
-    return mask_hw
-
-
-def random_rle(rng: np.random.Generator) -> str:
-    kind = rng.random()
-    if kind < 0.1:  # areas where one range ends and the next begins, and none at all
-        side = int(rng.choice([0, 32, 96]))
-        return encode_rle(rectangle(int(rng.integers(0, 30)), int(rng.integers(0, 70)), side, side))
-    height, width = rng.integers(3, 128, 2) if kind < 0.5 else rng.integers(3, 50, 2)
-    return encode_rle(rectangle(int(rng.integers(0, 130 - 2)), int(rng.integers(0, 170 - 2)), int(height), int(width)))
-
-
-def shifted(rng: np.random.Generator, rle: str) -> str:
-    moved_hw = np.roll(decode_rle(rle, SIZE_HW), rng.integers(-4, 5, 2), axis=(0, 1))
-    return encode_rle(moved_hw)
-
-
-def random_pair(rng: np.random.Generator, index: int) -> ImagePair:
-    """Truth with crowds and odd areas; predictions near it and elsewhere, many in some images; scores that tie."""
-    truths = [
-        TruthInstance(
-            str(rng.choice(CATEGORIES[:3])),
-            random_rle(rng),
-            None if rng.random() < 0.5 else float(rng.integers(0, 15_000)),
-            bool(rng.random() < 0.2),
-        )
-        for _ in range(rng.integers(0, 6))
-    ]
-    crowded = index % 17 == 3
-    near = [truth for truth in truths for _ in range(rng.integers(0, 3))]
-    predictions = [
-        PredictedInstance(truth.category, shifted(rng, truth.rle), float(rng.integers(0, 8) / 7)) for truth in near
-    ]
-    predictions += [
-        PredictedInstance("top" if crowded else str(rng.choice(CATEGORIES[:3])), random_rle(rng), float(rng.random()))
-        for _ in range(270 if crowded else rng.integers(0, 4))
-    ]
-    if index % 5 == 1:
-        truths = []
-    if index % 5 == 2:
-        predictions = []
-    order = rng.permutation(len(predictions))
-    return ImagePair(f"photo {index}.jpg", SIZE_HW, tuple(truths), tuple(predictions[place] for place in order))
-
-
-def random_pairs(seed: int, images: int = 60) -> list[ImagePair]:
-    rng = np.random.default_rng(seed)
-    return [random_pair(rng, index) for index in range(images)]
-
-
-def run_cocoeval(pairs: Sequence[ImagePair], categories: Sequence[str], max_detections: int = 100) -> COCOeval:
-    """Run pycocotools on everything at once, with image ids in the order of the images' hashes."""
-    category_ids = {name: number for number, name in enumerate(categories, 1)}
-    images, truths, predictions = [], [], []
-    for number, pair in enumerate(sorted(pairs, key=lambda pair: image_key(pair.image_id)), 1):
-        height, width = pair.size_hw
-        images.append({"id": number, "height": height, "width": width, "file_name": pair.image_id})
-        for item in (*pair.truths, *pair.predictions):
-            segmentation = {"size": [height, width], "counts": item.rle}
-            annotation = {"image_id": number, "category_id": category_ids[item.category], "segmentation": segmentation}
-            if isinstance(item, PredictedInstance):
-                predictions.append({**annotation, "score": item.score})
-            else:
-                area = float(coco_mask.area(segmentation)) if item.area is None else item.area
-                crowd = int(item.iscrowd)
-                truths.append({**annotation, "id": len(truths) + 1, "area": area, "iscrowd": crowd})
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {
-            "images": images,
-            "annotations": truths,
-            "categories": [{"id": number, "name": name} for name, number in category_ids.items()],
-        }
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(predictions), "segm")
-        evaluation.params.maxDets = [1, 10, max_detections]
-        evaluation.evaluate()
-    return evaluation
-
-
-def twelve_numbers(evaluation: COCOeval) -> list[float | None]:
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-        evaluation.summarize()
-    return [None if value == -1 else float(value) for value in evaluation.stats]
-
-
-def in_shards(pairs: Sequence[ImagePair], shards: int, score_threshold: float = 0.5) -> ShardSummary:
-    parts = [
-        evaluate_shard(pairs[start::shards], CATEGORIES, score_threshold=score_threshold)[0] for start in range(shards)
-    ]
-    return merge(reversed(parts))
-
-
-def assert_close(got: Sequence[float | None], expected: Sequence[float | None]) -> None:
-    assert [value is None for value in got] == [value is None for value in expected]
-    np.testing.assert_allclose(
-        [value for value in got if value is not None], [value for value in expected if value is not None], atol=1e-9
-    )
-
+from tests.image_pairs import (
+    CATEGORIES,
+    SIZE_HW,
+    TWELVE,
+    assert_close,
+    in_shards,
+    random_pairs,
+    rectangle,
+    region_pair,
+    run_cocoeval,
+    twelve_numbers,
+)
 
 # --- agreement with pycocotools --------------------------------------------------------------------------------------
 
@@ -326,12 +218,6 @@ def test_the_best_threshold_is_the_one_that_trying_every_score_finds() -> None:
 # --- regions, by hand ------------------------------------------------------------------------------------------------
 
 
-def region_pair(image_id: str, truth: BoolArray | None, found: BoolArray | None, score: float = 0.9) -> ImagePair:
-    truths = () if truth is None else (TruthInstance("top", encode_rle(truth)),)
-    predictions = () if found is None else (PredictedInstance("top", encode_rle(found), score),)
-    return ImagePair(image_id, SIZE_HW, truths, predictions)
-
-
 def test_miou_and_macc_are_sums_over_sums_as_the_persam_paper_computes_them() -> None:
     pairs = [
         region_pair("a", rectangle(0, 0, 10, 10), rectangle(0, 5, 10, 10)),  # common 50, union 150, truth 100
@@ -505,113 +391,3 @@ def test_drop_small_keeps_masks_of_at_least_the_fraction() -> None:
     assert drop_small(predictions, (100, 100), 0.01) == predictions[:1]
     assert drop_small(predictions, (100, 100), 0.0) == predictions
     assert drop_small([], (100, 100), 0.01) == []
-
-
-# --- comparing methods -----------------------------------------------------------------------------------------------
-
-
-def worse(pairs: Sequence[ImagePair]) -> list[ImagePair]:
-    """Add a wrong, sure prediction to every other image."""
-    wrong = PredictedInstance("top", encode_rle(rectangle(120, 160, 8, 8)), 0.99)
-    return [
-        replace(pair, predictions=(*pair.predictions, wrong)) if index % 2 else pair for index, pair in enumerate(pairs)
-    ]
-
-
-@pytest.mark.parametrize("statistic", ["miou", "precision", "recall", "f1", "ap50"])
-def test_a_difference_is_that_of_the_metrics_and_lies_in_its_interval(statistic: Statistic) -> None:
-    pairs = random_pairs(8)
-    ours, theirs = in_shards(pairs, 3), in_shards(worse(pairs), 1, score_threshold=0.2)
-    for category in (None, "top"):
-        result = bootstrap_difference(ours, theirs, statistic, category=category, resamples=300)
-        metrics = [accumulate(summary) for summary in (ours, theirs)]
-        rows = [each.overall if category is None else each.categories[category] for each in metrics]
-        values = [row[statistic] for row in rows]
-        assert values[0] is not None
-        assert values[1] is not None
-        assert result.difference == pytest.approx(values[0] - values[1], abs=1e-12)
-        assert result.low is not None
-        assert result.high is not None
-        assert result.low <= result.difference <= result.high
-        assert result.resamples == 300
-        assert bootstrap_difference(in_shards(pairs, 7), theirs, statistic, category=category, resamples=300) == result
-
-
-@pytest.mark.parametrize("statistic", ["miou", "precision", "recall", "f1", "ap50"])
-def test_a_resample_has_the_metrics_of_the_images_drawn(statistic: Statistic) -> None:
-    # Scores without ties, for copies of an image get other keys; the draws are the generator's, images by key.
-    rng = np.random.default_rng(5)
-    pairs = [
-        replace(pair, predictions=tuple(replace(found, score=rng.random()) for found in pair.predictions))
-        for pair in sorted(random_pairs(12), key=lambda pair: image_key(pair.image_id))
-    ]
-    others = worse(pairs)
-    drawn = np.random.default_rng(6).integers(len(pairs), size=len(pairs))
-    values = []
-    for each in (pairs, others):
-        copies = [replace(each[place], image_id=f"draw {number}") for number, place in enumerate(drawn)]
-        values.append(accumulate(in_shards(copies, 1)).overall[statistic])
-    assert values[0] is not None
-    assert values[1] is not None
-    result = bootstrap_difference(in_shards(pairs, 1), in_shards(others, 1), statistic, resamples=1, seed=6)
-    assert result.low == pytest.approx(values[0] - values[1], abs=1e-12)
-    assert result.high == result.low
-
-
-def test_a_method_does_not_differ_from_itself() -> None:
-    summary = in_shards(random_pairs(9, images=20), 1)
-    assert bootstrap_difference(summary, summary, "f1") == Difference(0.0, 0.0, 0.0, 1000)
-
-
-def test_the_interval_has_the_width_that_theory_gives_for_a_share() -> None:
-    # 400 images with one prediction each; the method is right on all, the baseline on a random 75%. The precision
-    # differs by 1 - 300 / 400; its standard error is sqrt(0.25 * 0.75 / 400) = 0.02165.
-    size_hw = (8, 8)
-    here, there = (encode_rle(rectangle(y, 0, 3, 3, size_hw)) for y in (0, 4))
-    pairs = [
-        ImagePair(f"{n}", size_hw, (TruthInstance("top", here),), (PredictedInstance("top", here, 0.9),))
-        for n in range(400)
-    ]
-    off = [
-        replace(pair, predictions=(PredictedInstance("top", there, 0.9),)) if n % 4 == 0 else pair
-        for n, pair in enumerate(pairs)
-    ]
-    ours, theirs = (evaluate_shard(each, ["top"], score_threshold=0.5)[0] for each in (pairs, off))
-    result = bootstrap_difference(ours, theirs, "precision", resamples=4000, seed=3)
-    assert result.difference == 0.25
-    assert result.low == pytest.approx(0.25 - 1.96 * 0.02165, abs=0.004)
-    assert result.high == pytest.approx(0.25 + 1.96 * 0.02165, abs=0.004)
-    assert result == bootstrap_difference(ours, theirs, "precision", resamples=4000, seed=3)
-    assert result != bootstrap_difference(ours, theirs, "precision", resamples=4000, seed=4)
-
-
-def test_precision_with_weights_is_that_of_repeated_detections() -> None:
-    rng = np.random.default_rng(1)
-    for _ in range(50):
-        true_d, weights_d = rng.random(40) < 0.6, rng.integers(0, 4, 40)
-        repeated_d = np.repeat(true_d, weights_d)
-        weighted = precision_at_recalls(true_d * weights_d, ~true_d * weights_d, 90)
-        np.testing.assert_allclose(weighted, precision_at_recalls(repeated_d, ~repeated_d, 90), atol=1e-12)
-
-
-def test_an_undefined_difference_is_none() -> None:
-    missed = evaluate_shard([region_pair("a", rectangle(0, 0, 9, 9), None)], ["top"], score_threshold=0.5)[0]
-    assert bootstrap_difference(missed, missed, "precision", resamples=10) == Difference(None, None, None, 10)
-    assert bootstrap_difference(missed, missed, "recall", resamples=10) == Difference(0.0, 0.0, 0.0, 10)
-
-
-def test_methods_that_cannot_be_compared_are_refused() -> None:
-    pairs = random_pairs(0, images=6)
-    summary = in_shards(pairs, 1)
-    without_truth = [replace(pair, truths=()) for pair in pairs]
-    with pytest.raises(ValueError, match="same images"):
-        bootstrap_difference(summary, in_shards(pairs[1:], 1), "miou")
-    with pytest.raises(ValueError, match="same truth"):
-        bootstrap_difference(summary, in_shards(without_truth, 1), "miou")
-    with pytest.raises(ValueError, match="same categories"):
-        bootstrap_difference(summary, evaluate_shard(pairs, ["top"], score_threshold=0.5)[0], "miou")
-    with pytest.raises(ValueError, match="'shoe' was not evaluated; allowed: top, bag, hat, never"):
-        bootstrap_difference(summary, summary, "miou", category="shoe")
-    nothing = evaluate_shard([], ["top"], score_threshold=0.5)[0]
-    with pytest.raises(ValueError, match="no images"):
-        bootstrap_difference(nothing, nothing, "miou")

@@ -246,6 +246,7 @@ def _table(results: Results) -> dict[str, Any]:
     best = {name: max((row[name] or 0.0 for row in rows if not row["error"]), default=None) for name in RANKED}
     thresholds = ", ".join(f"{row['method']} {row['score_threshold']:g}" for row in rows if not row["error"])
     return {
+        "head": "Method",
         "columns": list(COLUMNS),
         "rows": [
             {

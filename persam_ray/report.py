@@ -228,7 +228,12 @@ def _category_table(metrics: Metrics) -> dict[str, Any]:
         }
         for category, values in metrics.categories.items()
     ]
-    return {"columns": list(columns), "rows": rows, "notes": ["Against the ground truth of the photos that have it."]}
+    return {
+        "head": "Category",
+        "columns": list(columns),
+        "rows": rows,
+        "notes": ["Against the ground truth of the photos that have it."],
+    }
 
 
 def pace(value: float | None) -> str:

@@ -75,7 +75,7 @@ def sample(text: str = "PerSAM") -> Page:
         title=text,
         lead=[text],
         facts=[(text, text)],
-        table={"columns": [f"column {index}" for index in range(12)], "rows": rows, "notes": [text]},
+        table={"head": "Method", "columns": [f"column {index}" for index in range(12)], "rows": rows, "notes": [text]},
         curves=[draw_curve(text, 0, [1.0, 0.5, 0.0]), draw_curve("other", 1, [0.5] * 3, dashed=True)],
         histograms=[draw_histogram(text, 0, [0.1, 0.1, 0.9])],
         comparison=[[shot(0, text), shot(1, text)]],

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,15 @@ import ray.data
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from persam_ray.config import ConfigError
 from persam_ray.progress import console
 
 BLOCK_BYTES = 32 * 2**20
 """Decoded photos travel in blocks of this size: 40 at 512 pixels, 13 at 1024. Ray's own 128 MiB would let the first
 actor wait for 160 photos."""
+
+
+CONNECT_TIMEOUT_S = 10.0
 
 
 # --- the session -----------------------------------------------------------------------------------------------------
@@ -37,6 +42,7 @@ def session() -> Iterator[None]:
     previous = signal.signal(signal.SIGTERM, _exit_on_signal)  # so that a scheduler's stop runs the `finally` too
     try:
         if address := os.environ.get("RAY_ADDRESS"):
+            check_address(address)
             console.print(f"joining Ray at {address}")
         with _native_stderr_closed():
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -45,6 +51,21 @@ def session() -> Iterator[None]:
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, previous)
+
+
+def check_address(address: str) -> None:
+    """Raise ConfigError where nothing answers at a Ray address, for which Ray itself would wait without a word.
+
+    Args:
+        address: HOST:PORT, with or without `ray://`; other forms (`auto`, `local`) are left to Ray.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConfigError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error})") from error
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """How resources are shared out, on one machine and on many."""
 
+import socket
 from collections.abc import Sequence
 
 import pytest
 
-from persam_ray.cluster import Node, WorkerPlan, plan_workers
+from persam_ray.cluster import Node, WorkerPlan, check_address, plan_workers
+from persam_ray.config import ConfigError
 
 
 def cpu_nodes(count: int, cpus: float) -> list[Node]:
@@ -59,3 +61,16 @@ def test_more_actors_than_gpus_share_each_evenly(actors: int | None, share: floa
 def test_the_device_follows_the_actors_share() -> None:
     assert plan_workers([{"CPU": 8, "GPU": 1}]).device == "cuda"
     assert plan_workers([{"CPU": 8}]).device == "cpu"
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        for form in (f"127.0.0.1:{port}", f"ray://localhost:{port}"):
+            with pytest.raises(ConfigError, match=f"RAY_ADDRESS={form}: no Ray cluster answers there"):
+                check_address(form)  # bound, but not listening
+        server.listen()
+        check_address(f"127.0.0.1:{port}")
+    for left_to_ray in ("auto", "local"):
+        check_address(left_to_ray)

@@ -25,7 +25,7 @@ class TrainingConfig(JobConfig):
     """Train on these images, whatever they hold; for PerSAM the first that holds the category is the reference."""
 
     backbone: Backbone = "auto"
-    """Of Mask R-CNN; auto is resnet50_fpn_v2 where there is a GPU, else mobilenet_v2 (a twentieth of the work)."""
+    """Of Mask R-CNN; auto is resnet50_fpn_v2 where there is a GPU, else the light mobilenet_v2."""
 
     start: str = "auto"
     """Weights that training starts from: coco (torchvision's detector, for the resnets), imagenet (torchvision's

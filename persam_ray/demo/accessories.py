@@ -14,13 +14,12 @@ SOLE = plain(rgb("e6e2da"), folds=0.0)
 DARK = plain(rgb("17161a"), folds=0.0, gloss=0.5, grain=0.0)
 
 
-def add_shoes(tailor: Tailor, leather: Fabric, kind: str) -> None:
-    """Add both shoes: `sneaker`, `boot` (with a shaft), `heel`, `flat` or `loafer`."""
+def add_shoes(tailor: Tailor, leather: Fabric, kind: str, shaft: float) -> None:
+    """Add both shoes: `sneaker`, `boot` (with a shaft up to the level `shaft`), `heel`, `flat` or `loafer`."""
     body = tailor.body
     layer = Layer.BOOT if kind == "boot" else Layer.SHOE
     wide = {"sneaker": 1.15, "boot": 1.1, "loafer": 1.05, "flat": 0.95, "heel": 0.85}[kind]
     vamp = {"sneaker": -0.004, "boot": -0.01, "loafer": 0.008, "flat": 0.026, "heel": 0.024}[kind]
-    shaft = float(0.93 - 0.008 * (body.height_px % 19))
     for side in (0, 1):
         ankle, toes = body.legs[side].path[2], body.legs[side].toes
         start = ankle + xy(0, body.px(vamp))
@@ -145,9 +144,9 @@ def _add_pouch(
                 for x, y in ((-1, -1.1), (1, -1.1), (0.9, 0.1), (0, 0.3), (-0.9, 0.1))
             ]
         )
-        tailor.detail(layer, "bag", [turned(smooth(flap, steps=3), center, angle)], leather.shaded(1.12))
+        tailor.mark(layer, "bag", [turned(smooth(flap, steps=3), center, angle)], 1.12)
         edge = turned(smooth(flap[2:], closed=False, steps=4), center, angle)
-        tailor.detail(layer, "bag", tube(edge[::4], [body.px(0.0015)] * len(edge[::4])), leather.shaded(0.6))
+        tailor.mark(layer, "bag", tube(edge[::4], [body.px(0.0015)] * len(edge[::4])), 0.6)
     clasp = ellipse(center + xy(0, height * 0.12), body.px(0.007), body.px(0.005))
     tailor.detail(layer, "bag", [clasp], METAL)
 
@@ -182,9 +181,7 @@ def add_hat(tailor: Tailor, fabric: Fabric, kind: str) -> None:
         tailor.add(Layer.HAT, "headwear", [peak], fabric.shaded(0.85), roundness=0.008)
     else:
         brim = ellipse(body.head - xy(0, 0.46 * tall), half * 2.1, body.px(0.019))
-        tailor.detail(
-            Layer.HAT, "headwear", tube(band - xy(0, body.px(0.012)), [body.px(0.009)] * 3), fabric.shaded(0.5)
-        )
+        tailor.mark(Layer.HAT, "headwear", tube(band - xy(0, body.px(0.012)), [body.px(0.009)] * 3), 0.5)
         tailor.add(Layer.HAT, "headwear", [brim], fabric.shaded(0.92), roundness=0.010)
 
 

@@ -13,12 +13,15 @@ from persam_ray.demo.chance import happens, pick
 from persam_ray.demo.shapes import Outline, Point, between, points, tube
 
 SIDES = (-1.0, 1.0)
+HEM_BULGE = 0.22
+"""How far hems of sleeves and trousers curve out: seen from slightly above, they are flat ellipses."""
+
 SHOULDER, CHEST, WAIST, HIP, CROTCH, KNEE, ANKLE = 0.187, 0.28, 0.395, 0.49, 0.53, 0.73, 0.945
 
 ARM_POSES = {"hang": 46.0, "pocket": 14.0, "akimbo": 7.0, "across": 10.0, "carry": 12.0, "raised": 5.0, "out": 6.0}
 ARM_ANGLES = {
     "hang": (0.14, 0.02, 1.0),
-    "pocket": (0.34, -0.28, 0.86),
+    "pocket": (0.32, -0.15, 0.86),
     "akimbo": (0.80, -0.85, 0.9),
     "across": (0.16, -1.35, 0.85),
     "carry": (0.18, -0.75, 0.62),
@@ -127,7 +130,8 @@ class Body:
         levels = [top, *inner, bottom]
         spine, widths = zip(*(self.leg_at(side, level) for level in levels), strict=True)
         eases = np.interp(levels, (HIP, max(bottom, HIP + 0.01)), ease)
-        return tube(np.array(spine), [width + self.px(more) for width, more in zip(widths, eases, strict=True)])
+        half_widths = [width + self.px(more) for width, more in zip(widths, eases, strict=True)]
+        return tube(np.array(spine), half_widths, bulges=(HEM_BULGE, HEM_BULGE))
 
 
 def random_build(rng: np.random.Generator, feminine: bool) -> Build:

@@ -16,9 +16,10 @@ class Camera:
     """How a picture is taken.
 
     Attributes:
-        exposure: Factor of the light, about 0.8 to 1.25.
+        exposure: Factor of the light, 0.75 to 1.45.
         balance_3: Factors of red, green and blue.
-        contrast: Exponent of the tone curve around middle grey.
+        saturation: Factor of the colours' distance from grey.
+        contrast: Slope of the tone curve around middle grey.
         vignette: Share of the light that is lost in the corners.
         blur_px: Deviation of the lens blur.
         noise: Deviation of the sensor's noise at middle grey, levels.
@@ -27,6 +28,7 @@ class Camera:
 
     exposure: float
     balance_3: FloatArray
+    saturation: float
     contrast: float
     vignette: float
     blur_px: float
@@ -38,10 +40,11 @@ def random_camera(rng: np.random.Generator, height: int) -> Camera:
     """Return a camera's settings for photos of this height."""
     warmth, tint = rng.normal(0, 0.035), rng.normal(0, 0.012)
     return Camera(
-        exposure=float(np.clip(rng.normal(1.03, 0.11), 0.75, 1.3)),
+        exposure=float(np.clip(rng.normal(1.10, 0.12), 0.75, 1.45)),
         balance_3=np.array([1 + warmth, 1 + tint, 1 - warmth], dtype=np.float32),
+        saturation=float(rng.uniform(0.55, 1.02)),
         contrast=float(rng.uniform(0.92, 1.2)),
-        vignette=float(rng.uniform(0, 0.25)),
+        vignette=float(rng.uniform(0, 0.2)),
         blur_px=float(rng.uniform(0.2, 0.9)) * height / 560,
         noise=float(rng.gamma(2.0, 1.6)),
         quality=int(rng.integers(68, 96)),
@@ -57,6 +60,8 @@ def develop(picture: ByteArray, camera: Camera, rng: np.random.Generator) -> byt
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     gain = np.float32(camera.exposure) * (1 - np.float32(camera.vignette / 2) * (x * x + y * y))
     light = light * gain[..., None] * camera.balance_3
+    grey = light @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    light = grey[..., None] + (light - grey[..., None]) * np.float32(camera.saturation)
     light = _tone(light, camera.contrast)
     noise = rng.standard_normal((height, width, 3), dtype=np.float32)
     noise = 0.6 * noise + 0.8 * noise.mean(axis=2, keepdims=True)  # mostly brightness, some colour

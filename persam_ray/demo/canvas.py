@@ -96,7 +96,7 @@ class Piece:
 
     Attributes:
         outlines: What it covers.
-        fabric: What it is made of.
+        fabric: What it is made of; or a factor, which makes what is there already darker or brighter.
         frame: Where the fabric's pattern lies.
         roundness_px: Radius of its body, for the shading of its sides; 0 is flat.
         shadow: Depth of the shadow that it casts on its own group's things behind it, relative to the light's.
@@ -104,7 +104,7 @@ class Piece:
     """
 
     outlines: tuple[Outline, ...]
-    fabric: Fabric
+    fabric: Fabric | float
     frame: Frame
     roundness_px: float = 0.0
     shadow: float = 0.0
@@ -155,11 +155,14 @@ class Canvas:
         box, alpha = found
         if piece.clip:
             alpha[self.ids[box] != object_id] = 0
+        if isinstance(piece.fabric, float):
+            self._blend(box, alpha, self.colour[box] * np.float32(piece.fabric))
+            return
         if piece.shadow > 0:
             self._cast_shadow(box, alpha, piece, self.groups[object_id])
         x_hw, y_hw = _pixel_centers(box)
         u_hw, v_hw = piece.frame.coordinates(x_hw, y_hw)
-        shade_hw = self._shade(alpha, u_hw, v_hw, piece)
+        shade_hw = self._shade(alpha, u_hw, v_hw, piece.fabric, piece.roundness_px)
         self._blend(box, alpha, _lit(piece.fabric.sample(u_hw, v_hw), shade_hw, piece.fabric.gloss))
         self.ids[box][alpha > 127] = object_id
 
@@ -220,15 +223,17 @@ class Canvas:
         darkness = np.float32(self.light.shadow * piece.shadow) * soft * own
         region[:] = (region * (1 - darkness)[..., None]).astype(np.uint8)
 
-    def _shade(self, alpha: ByteArray, u_hw: FloatArray, v_hw: FloatArray, piece: Piece) -> FloatArray:
+    def _shade(
+        self, alpha: ByteArray, u_hw: FloatArray, v_hw: FloatArray, fabric: Fabric, roundness_px: float
+    ) -> FloatArray:
         """Return brightness factors (h, w): lit and unlit sides, folds, weave."""
         shade = np.ones(alpha.shape, dtype=np.float32)
-        fabric = piece.fabric
-        if piece.roundness_px > 0:
-            shade += self._relief(alpha, piece.roundness_px)
+        if roundness_px > 0:
+            shade += self._relief(alpha, roundness_px)
         if fabric.folds > 0:
             folds = sample_relief("folds", u_hw, v_hw, span=0.55)
-            shade += np.float32(fabric.folds * 0.6) * np.clip(folds, -1.6, 1.2)
+            side = -np.sign(self.light.toward_xy[0])
+            shade += np.float32(fabric.folds * 0.6 * side) * np.clip(folds, -1.6, 1.6)
         if fabric.grain > 0:
             shade += np.float32(fabric.grain) * sample_relief("weave", u_hw, v_hw, span=0.5)
         return shade

@@ -46,8 +46,8 @@ def _open_front(tailor: Tailor, fabric: Fabric, cut: Cut, gap: float) -> None:
         panel = np.concatenate([[corner - xy(0, body.px(0.008)), shoulder], seam, edge[::-1]])
         tailor.add(Layer.OUTER, "outer", [panel], fabric, roundness=0.03, shadow=1.0)
         line = tube(edge, [body.px(0.004)] * len(edge))
-        tailor.detail(Layer.OUTER, "outer", line, fabric.shaded(0.8))
-        _pocket(tailor, fabric, sign, cut)
+        tailor.mark(Layer.OUTER, "outer", line, 0.8)
+        _pocket(tailor, sign, cut)
 
 
 def front_edge(body: Body, sign: int, hem: float, gap: float) -> Outline:
@@ -68,15 +68,15 @@ def _closed_front(tailor: Tailor, fabric: Fabric, cut: Cut) -> None:
     top = neckline(body, cut.neckline)[2]
     left, right = side_seams(body, cut)
     low = between(left[-1], right[-1], 0.5)
-    tailor.detail(Layer.OUTER, "outer", tube(np.array([top, low]), [body.px(0.002)] * 2), fabric.shaded(0.6))
+    tailor.mark(Layer.OUTER, "outer", tube(np.array([top, low]), [body.px(0.002)] * 2), 0.6)
     for share in np.linspace(0.12, 0.75, 4):
         center = between(top, low, float(share)) + xy(body.px(0.012), 0)
         tailor.detail(Layer.OUTER, "outer", [ellipse(center, body.px(0.006), body.px(0.006))], BUTTON)
     for sign in (-1, 1):
-        _pocket(tailor, fabric, sign, cut)
+        _pocket(tailor, sign, cut)
 
 
-def _pocket(tailor: Tailor, fabric: Fabric, sign: int, cut: Cut) -> None:
+def _pocket(tailor: Tailor, sign: int, cut: Cut) -> None:
     """Add the flap of a side pocket where the coat is long enough for one."""
     if cut.hem < HIP - 0.01:
         return
@@ -85,7 +85,7 @@ def _pocket(tailor: Tailor, fabric: Fabric, sign: int, cut: Cut) -> None:
     inner = between(outer, body.center(0.455), 0.42)
     start, end = between(outer, inner, 0.25), inner + xy(0, body.px(0.004))
     flap = points(start, end, end + xy(0, body.px(0.018)), start + xy(0, body.px(0.022)))
-    tailor.detail(Layer.OUTER, "outer", [flap], fabric.shaded(0.82))
+    tailor.mark(Layer.OUTER, "outer", [flap], 0.82)
 
 
 def _collar(tailor: Tailor, fabric: Fabric, gap: float, kind: str) -> None:

@@ -19,6 +19,7 @@ FloatArray = npt.NDArray[np.float32]
 
 TILE_PX = 96
 """Side of a pattern's tile."""
+RELIEF_PX = 256
 
 
 @dataclass(frozen=True)
@@ -69,22 +70,35 @@ def plain(colour: Colour, folds: float = 0.12, gloss: float = 0.0, grain: float 
 
 @functools.cache
 def relief_tile(kind: str) -> FloatArray:
-    """Return a repeating 256 x 256 height field with mean 0 and deviation 1.
+    """Return a repeating 256 x 256 field of brightness with mean 0 and deviation 1.
 
-    `folds` are long along v, `cloud` are round and soft, `weave` is fine, `leaves` are clumps.
+    `folds`, lit from the left, are long along v, some pulled to the sides; `weave` is fine;
+    `leaves` are clumps.
     """
-    side = 256
-    sigma_u, sigma_v = {"folds": (5.0, 24.0), "cloud": (18.0, 18.0), "weave": (0.6, 0.6), "leaves": (3.0, 3.0)}[kind]
-    noise = np.random.default_rng([5, len(kind)]).normal(size=(side, side))
-    frequency = np.fft.fftfreq(side) * 2 * np.pi
+    rng = np.random.default_rng([5, len(kind)])
+    if kind != "folds":
+        sigma = {"weave": 0.6, "leaves": 3.0}[kind]
+        return np.asarray(_soft_noise(rng, sigma, sigma), dtype=np.float32)
+    field = _soft_noise(rng, 8.0, 30.0)
+    field -= 0.18 * np.abs(_soft_noise(rng, 9.0, 26.0))  # creases, sharp where the noise crosses zero
+    for slope in (-1, 1):
+        pulled = _soft_noise(rng, 10.0, 22.0)
+        field += 0.45 * np.array([np.roll(row, slope * k) for k, row in enumerate(pulled)])
+    lit = np.roll(field, -2, axis=1) - np.roll(field, 2, axis=1)  # the sides of the folds, lit from the left
+    return np.asarray(lit / lit.std(), dtype=np.float32)
+
+
+def _soft_noise(rng: np.random.Generator, sigma_u: float, sigma_v: float) -> npt.NDArray[np.float64]:
+    """Return repeating noise, blurred by these deviations (pixels), with mean 0 and deviation 1."""
+    frequency = np.fft.fftfreq(RELIEF_PX) * 2 * np.pi
     damping = np.exp(-0.5 * ((sigma_u * frequency[None, :]) ** 2 + (sigma_v * frequency[:, None]) ** 2))
     damping[0, 0] = 0
-    field = np.real(np.fft.ifft2(np.fft.fft2(noise) * damping))
-    return np.asarray(field / field.std(), dtype=np.float32)
+    field = np.real(np.fft.ifft2(np.fft.fft2(rng.normal(size=(RELIEF_PX, RELIEF_PX))) * damping))
+    return np.asarray(field / field.std())
 
 
 def sample_relief(kind: str, u_hw: FloatArray, v_hw: FloatArray, span: float) -> FloatArray:
-    """Return the height field's values at places (u, v), its tile being `span` wide."""
+    """Return the field's values at places (u, v), its tile being `span` wide."""
     tile = relief_tile(kind)
     side = tile.shape[0]
     u, v = (_wrapped(c, side / span, side) for c in (u_hw, v_hw))
@@ -224,8 +238,8 @@ def woven(rng: np.random.Generator, weights: dict[str, float], ground: Colour) -
 
 def hair_fabric(rng: np.random.Generator, colour: Colour) -> Fabric:
     """Return strands: streaks along v, lighter and darker than the colour."""
-    streaks = np.interp(np.arange(TILE_PX), np.arange(0, TILE_PX + 6, 6), rng.normal(1.0, 0.16, TILE_PX // 6 + 1))
+    streaks = np.interp(np.arange(TILE_PX), np.arange(0, TILE_PX + 6, 6), rng.normal(1.0, 0.10, TILE_PX // 6 + 1))
     streaks += rng.normal(0, 0.06, TILE_PX)
     streaks[-6:] = np.linspace(streaks[-7], streaks[0], 6)
     tile = _blank(colour) * streaks[None, :, None].astype(np.float32)
-    return Fabric(np.clip(tile, 4, 255), span=0.05, folds=0.06, gloss=0.35, grain=0.05)
+    return Fabric(np.clip(tile, 4, 255), span=0.035, folds=0.06, gloss=0.35, grain=0.05)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from persam_ray.demo.bodies import CHEST, CROTCH, HIP, KNEE, SHOULDER, WAIST, Body
+from persam_ray.demo.bodies import CHEST, CROTCH, HEM_BULGE, HIP, WAIST, Body
 from persam_ray.demo.fabrics import Fabric
 from persam_ray.demo.pieces import Layer, Tailor, direction_of
 from persam_ray.demo.shapes import Outline, Point, along, between, ellipse, points, smooth, tube, xy
@@ -106,29 +106,30 @@ def sleeves(tailor: Tailor, label: str, fabric: Fabric, share: float, ease: floa
         arm = body.arms[side]
         path = along(arm.path[:3], share)
         width = body.px(body.build.arm + ease)
-        upper = width * (1.05 + puff)
         tapered = width * (1.0 if share < 0.6 else 0.86)
-        widths = (upper, tapered) if len(path) == 2 else (upper, width, tapered * 0.94)
+        upper = (width * 0.86, width * (1.04 + puff))  # the seam on the shoulder, and below it
+        widths = (*upper, tapered) if len(path) == 2 else (*upper, width, tapered * 0.94)
+        spine = np.insert(path, 1, between(path[0], path[1], 0.3), axis=0)
         angle = direction_of(path[0], path[1])
         layer = arm_layer(body, side)
         tailor.add(
             layer,
             label,
-            tube(path, widths[: len(path)]),
+            tube(spine, widths, bulges=(0.8, HEM_BULGE)),
             fabric,
             roundness=0.024,
-            shadow=0.75,
+            shadow=0.55,
             origin=path[0],
             angle=angle,
         )
         if share > 0.3:
-            _cuff(tailor, layer, label, path, tapered, fabric)
+            _cuff(tailor, layer, label, path, tapered)
 
 
-def _cuff(tailor: Tailor, layer: Layer, label: str, path: Outline, width: float, fabric: Fabric) -> None:
+def _cuff(tailor: Tailor, layer: Layer, label: str, path: Outline, width: float) -> None:
     """Mark the sleeve's end by a darker hem."""
     end, before = path[-1], between(path[-1], path[-2], 0.12)
-    tailor.detail(layer, label, tube(np.array([before, end]), (width * 1.2, width * 1.2)), fabric.shaded(0.87))
+    tailor.mark(layer, label, tube(np.array([before, end]), [width * 1.2] * 2, bulges=(0.0, 1.0)), 0.87)
 
 
 def add_top(tailor: Tailor, fabric: Fabric, cut: Cut, *, tucked: bool, label: str = "top") -> None:
@@ -154,13 +155,13 @@ def _neck_details(tailor: Tailor, layer: Layer, label: str, fabric: Fabric, cut:
             tailor.add(layer, label, [collar], fabric.shaded(1.07), roundness=0.006, shadow=0.5)
         low = body.center(min(cut.hem, CROTCH))
         for share in np.linspace(0.04, 1, 8):
-            tailor.detail(
+            tailor.mark(
                 layer,
                 label,
                 [ellipse(between(edge[1], low, share), body.px(0.0035), body.px(0.0035))],
-                fabric.shaded(0.55),
+                0.55,
             )
-        tailor.detail(layer, label, tube(np.array([edge[1], low]), [body.px(0.0012)] * 2), fabric.shaded(0.75))
+        tailor.mark(layer, label, tube(np.array([edge[1], low]), [body.px(0.0012)] * 2), 0.75)
     elif cut.neckline == "high":
         roll = points(
             edge[0],
@@ -171,7 +172,7 @@ def _neck_details(tailor: Tailor, layer: Layer, label: str, fabric: Fabric, cut:
         tailor.add(layer, label, [smooth(roll)], fabric.shaded(1.04), roundness=0.01, shadow=0.4)
     else:
         width = body.px(0.005)
-        tailor.detail(layer, label, tube(edge, [width] * len(edge)), fabric.shaded(0.84))
+        tailor.mark(layer, label, tube(edge, [width] * len(edge)), 0.84)
 
 
 def add_dress(tailor: Tailor, fabric: Fabric, cut: Cut, *, waves: int) -> None:
@@ -181,12 +182,12 @@ def add_dress(tailor: Tailor, fabric: Fabric, cut: Cut, *, waves: int) -> None:
     _neck_details(tailor, Layer.LOOSE_TOP, "dress", fabric, cut)
     if cut.flare > 0:
         left, right = body.flank(WAIST, 0.03)
-        tailor.detail(Layer.LOOSE_TOP, "dress", tube(np.array([left, right]), [body.px(0.004)] * 2), fabric.shaded(0.8))
-        skirt_folds(tailor, Layer.LOOSE_TOP, "dress", fabric, cut, waves)
+        tailor.mark(Layer.LOOSE_TOP, "dress", tube(np.array([left, right]), [body.px(0.004)] * 2), 0.8)
+        skirt_folds(tailor, Layer.LOOSE_TOP, "dress", cut, waves)
     sleeves(tailor, "dress", fabric, cut.sleeve, 0.5 * cut.ease + 0.003, puff=0.12)
 
 
-def skirt_folds(tailor: Tailor, layer: Layer, label: str, fabric: Fabric, cut: Cut, waves: int) -> None:
+def skirt_folds(tailor: Tailor, layer: Layer, label: str, cut: Cut, waves: int) -> None:
     """Mark the pleats from the waist to the hem: wedges of shade, wider below."""
     body = tailor.body
     left, right = side_seams(body, cut)
@@ -197,7 +198,7 @@ def skirt_folds(tailor: Tailor, layer: Layer, label: str, fabric: Fabric, cut: C
         top, low = between(top_left, top_right, 0.12 + 0.76 * t), between(left[-1], right[-1], t)
         start = between(top, low, 0.12)
         wedge = points(start, low + xy(half, body.px(0.02)), low + xy(-half, body.px(0.02)))
-        tailor.detail(layer, label, [wedge], fabric.shaded(0.83))
+        tailor.mark(layer, label, [wedge], 0.83)
 
 
 def add_skirt(tailor: Tailor, fabric: Fabric, cut: Cut, *, waves: int) -> None:
@@ -211,9 +212,9 @@ def add_skirt(tailor: Tailor, fabric: Fabric, cut: Cut, *, waves: int) -> None:
     outline = np.concatenate([down, hem_line(body, left[-1], right[-1], waves), up])
     tailor.add(Layer.BOTTOM, "skirt", [outline], fabric, roundness=0.05)
     if waves:
-        skirt_folds(tailor, Layer.BOTTOM, "skirt", fabric, cut, waves)
+        skirt_folds(tailor, Layer.BOTTOM, "skirt", cut, waves)
     band = tube(np.array([waist_left, waist_right]), [body.px(0.010)] * 2)
-    tailor.detail(Layer.BOTTOM, "skirt", band, fabric.shaded(0.88))
+    tailor.mark(Layer.BOTTOM, "skirt", band, 0.88)
 
 
 def add_pants(tailor: Tailor, fabric: Fabric, hem: float, width: float, *, denim: bool, label: str = "pants") -> None:
@@ -236,21 +237,21 @@ def add_pants(tailor: Tailor, fabric: Fabric, hem: float, width: float, *, denim
         shade = 0.9 if side == int(far) else 1.0
         tailor.add(Layer.BOTTOM, label, legs, fabric.shaded(shade), roundness=0.03, shadow=0.5, origin=hip, angle=angle)
     tailor.add(Layer.BOTTOM, label, [seat], fabric, roundness=0.04, shadow=0.0)
-    _fly(tailor, label, fabric, crotch, denim=denim)
+    _fly(tailor, label, crotch, denim=denim)
 
 
-def _fly(tailor: Tailor, label: str, fabric: Fabric, crotch: Point, *, denim: bool) -> None:
+def _fly(tailor: Tailor, label: str, crotch: Point, *, denim: bool) -> None:
     """Add waistband, fly and pockets."""
     body = tailor.body
     left, right = body.flank(WAIST + 0.016, 0.01)
     middle = between(left, right, 0.5 + 0.05 * body.turn)
     line = body.px(0.0013)
-    tailor.detail(Layer.BOTTOM, label, tube(np.array([left, right]), [body.px(0.009)] * 2), fabric.shaded(0.88))
-    tailor.detail(Layer.BOTTOM, label, tube(np.array([middle, crotch]), [line * 1.3] * 2), fabric.shaded(0.68))
+    tailor.mark(Layer.BOTTOM, label, tube(np.array([left, right]), [body.px(0.009)] * 2), 0.88)
+    tailor.mark(Layer.BOTTOM, label, tube(np.array([middle, crotch]), [line * 1.3] * 2), 0.68)
     for edge, sign in ((left, 1), (right, -1)):
         start = edge + xy(sign * body.px(0.035), body.px(0.01))
         pocket = points(start, start + xy(-sign * body.px(0.008), body.px(0.035)), edge + xy(0, body.px(0.055)))
-        tailor.detail(Layer.BOTTOM, label, tube(pocket, [line] * 3), fabric.shaded(1.3 if denim else 0.7))
+        tailor.mark(Layer.BOTTOM, label, tube(pocket, [line] * 3), 1.3 if denim else 0.7)
 
 
 def add_hose(tailor: Tailor, fabric: Fabric, label: str, top: float, bottom: float = 0.955) -> None:
@@ -259,9 +260,3 @@ def add_hose(tailor: Tailor, fabric: Fabric, label: str, top: float, bottom: flo
         outlines = tailor.body.leg_tube(side, top, bottom, (0.0015, 0.0015))
         part = "" if label == "leggings" else str(side)
         tailor.add(Layer.HOSE, label, outlines, fabric, part=part, roundness=0.026, shadow=0.3)
-
-
-KNEE_HEM = KNEE - 0.03
-FULL_LENGTH = 0.955
-MINI_HEM = 0.60
-SHOULDER_LEVEL = SHOULDER

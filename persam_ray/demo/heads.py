@@ -40,7 +40,7 @@ def add_skin(tailor: Tailor, skin: Fabric) -> None:
     for side in (0, 1):
         _add_arm(tailor, side, skin)
     throat = ellipse(body.head + xy(0, body.px(body.build.head)), body.px(0.034), body.px(0.016))
-    tailor.detail(Layer.BODY, "skin", [throat], skin.shaded(0.72), part="torso")
+    tailor.mark(Layer.BODY, "skin", [throat], 0.72, part="torso")
 
 
 def _add_arm(tailor: Tailor, side: int, skin: Fabric) -> None:
@@ -61,7 +61,7 @@ def _add_arm(tailor: Tailor, side: int, skin: Fabric) -> None:
         start, end = wrist + (tips - wrist) * 0.62, tips
         across = np.array([-(tips - wrist)[1], (tips - wrist)[0]]) * 0.30 * t
         finger = tube(np.array([start + across, end + across]), [body.px(0.0009)] * 2)
-        tailor.detail(layer, "skin", finger, skin.shaded(0.78), part=part)
+        tailor.mark(layer, "skin", finger, 0.78, part=part)
 
 
 def hand_outlines(
@@ -105,10 +105,8 @@ def add_face(tailor: Tailor, skin: Fabric, rng: np.random.Generator, *, hair: Co
         outline = ellipse(center, body.px(radius_x), body.px(radius_y), angle, count=14)
         tailor.detail(Layer.FACE, "face", [outline], plain(colour, folds=0.0, grain=0.0))
 
-    blush = mixed(tone, rgb("c8433a"), 0.16)
     lips = mixed(tone, rgb("8a2a2f"), float(rng.uniform(0.35, 0.8)) if body.feminine else 0.3)
     for sign in (-1, 1):
-        spot(sign * 0.026, 0.018, 0.010, 0.008, blush)
         spot(sign * 0.019, -0.002, 0.0105, 0.0065, tone * np.float32(0.8))
         spot(sign * 0.019, -0.012, 0.0105, 0.0021, mixed(hair, tone, 0.25), sign * 0.08)
         if eyes:

@@ -14,6 +14,7 @@ from persam_ray.demo.palettes import (
     ACCENTS,
     BLUES,
     BRIGHTS,
+    DARK_HAIRS,
     DARKS,
     DENIMS,
     HAIRS,
@@ -21,6 +22,7 @@ from persam_ray.demo.palettes import (
     NEUTRALS,
     SKINS,
     Colour,
+    brightness,
     contrasting,
     varied,
 )  # fmt: skip
@@ -59,7 +61,7 @@ def random_person(rng: np.random.Generator, feet: Point, height_px: float) -> Dr
     _accessorize(tailor, rng, ground)
     hat = pick(rng, {"none": 86, "beanie": 5, "cap": 4, "brim": 5})
     glasses = pick(rng, {"none": 66, "sun": 24, "clear": 10})
-    hair = hair_fabric(rng, varied(rng, HAIRS, 5))
+    hair = hair_fabric(rng, varied(rng, HAIRS if brightness(skin.mean()) > 140 else DARK_HAIRS, 5))
     heads.add_face(tailor, skin, rng, hair=hair.mean(), eyes=glasses != "sun")
     cuts = heads.HAIRCUTS_FEMININE if body.feminine else heads.HAIRCUTS_MASCULINE
     heads.add_hair(tailor, hair, rng, pick(rng, cuts), hat=hat != "none")
@@ -96,7 +98,7 @@ def _add_dress(tailor: Tailor, rng: np.random.Generator) -> Colour:
         sleeve=_sleeve(rng),
         hem=pick(rng, {0.60: 3, 0.66: 4, 0.71: 3, 0.80: 2, 0.89: 2}),
         ease=float(rng.uniform(0.004, 0.012)),
-        flare=float(rng.uniform(0.05, 0.13)) if flared else 0.0,
+        flare=float(rng.uniform(0.03, 0.09)) if flared else 0.0,
     )
     garments.add_dress(tailor, woven(rng, DRESS_PATTERNS, ground), cut, waves=int(rng.integers(4, 9)) if flared else 0)
     _add_legwear(tailor, rng, bare=0.58)
@@ -109,7 +111,7 @@ def _add_romper(tailor: Tailor, rng: np.random.Generator) -> Colour:
     cut = Cut(pick(rng, {"shirt": 2, "v": 2, "crew": 1}), _sleeve(rng), hem=0.44, ease=0.008)
     garments.add_pants(tailor, fabric, pick(rng, {0.62: 1, 0.945: 2}), 0.014, denim=False, label="rompers")
     garments.add_top(tailor, fabric, cut, tucked=False, label="rompers")
-    accessories.add_shoes(tailor, _leather(rng), pick(rng, {"sneaker": 2, "flat": 1, "loafer": 1}))
+    _add_shoes(tailor, rng, {"sneaker": 2, "flat": 1, "loafer": 1})
     return ground
 
 
@@ -164,7 +166,7 @@ def _add_skirt(tailor: Tailor, rng: np.random.Generator, other: Colour) -> None:
         0.0,
         hem=pick(rng, {0.60: 4, 0.66: 4, 0.72: 3, 0.84: 2}),
         ease=0.006,
-        flare=float(rng.uniform(0.05, 0.12)) * flared,
+        flare=float(rng.uniform(0.03, 0.09)) * flared,
     )
     garments.add_skirt(tailor, fabric, cut, waves=int(rng.integers(5, 10)) * flared)
     _add_legwear(tailor, rng, bare=0.5)
@@ -180,9 +182,8 @@ def _add_pants(tailor: Tailor, rng: np.random.Generator, other: Colour) -> None:
     garments.add_pants(tailor, fabric, hem, width, denim=denim)
     boots = 2.0 if width < 0.008 else 0.0
     kinds = {"sneaker": 3.0, "loafer": 2.0, "boot": boots}
-    accessories.add_shoes(
-        tailor, _leather(rng), pick(rng, {**kinds, "heel": 2.0, "flat": 1.0} if tailor.body.feminine else kinds)
-    )
+    feminine = {"heel": 2.0, "flat": 1.0} if tailor.body.feminine else {}
+    _add_shoes(tailor, rng, {**kinds, **feminine})
 
 
 def _add_legwear(tailor: Tailor, rng: np.random.Generator, *, bare: float) -> None:
@@ -194,8 +195,11 @@ def _add_legwear(tailor: Tailor, rng: np.random.Generator, *, bare: float) -> No
         garments.add_hose(
             tailor, plain(varied(rng, BRIGHTS + DARKS), folds=0.05), "socks", top=float(rng.uniform(0.76, 0.91))
         )
-    shoes = pick(rng, {"heel": 3, "boot": 3, "flat": 2, "sneaker": 2, "loafer": 1})
-    accessories.add_shoes(tailor, _leather(rng), shoes)
+    _add_shoes(tailor, rng, {"heel": 3, "boot": 3, "flat": 2, "sneaker": 2, "loafer": 1})
+
+
+def _add_shoes(tailor: Tailor, rng: np.random.Generator, weights: dict[str, float]) -> None:
+    accessories.add_shoes(tailor, _leather(rng), pick(rng, weights), shaft=float(rng.uniform(0.77, 0.925)))
 
 
 def _add_coat(tailor: Tailor, rng: np.random.Generator, other: Colour) -> None:

@@ -69,7 +69,7 @@ class Tailor:
         layer: Layer,
         label: str,
         outlines: Iterable[Outline],
-        fabric: Fabric,
+        fabric: Fabric | float,
         *,
         part: str = "",
         roundness: float = 0.03,
@@ -84,8 +84,12 @@ class Tailor:
         self.figure.append(Sewn(layer, label, piece, part))
 
     def detail(self, layer: Layer, label: str, outlines: Iterable[Outline], fabric: Fabric, *, part: str = "") -> None:
-        """Add something that lies flat on an object: a pocket, a button, a print."""
+        """Add something that lies flat on an object: a button, a print."""
         self.add(layer, label, outlines, fabric, part=part, roundness=0.0, clip=True)
+
+    def mark(self, layer: Layer, label: str, outlines: Iterable[Outline], factor: float, *, part: str = "") -> None:
+        """Make part of an object darker or brighter by a factor: a seam, a pocket, a pleat."""
+        self.add(layer, label, outlines, factor, part=part, roundness=0.0, clip=True)
 
 
 def direction_of(path_from: Point, path_to: Point) -> float:

@@ -16,7 +16,8 @@ from persam_ray.demo.canvas import Canvas, IntArray, Light
 from persam_ray.demo.chance import happens, pick
 from persam_ray.demo.outfits import Dressed, random_person
 from persam_ray.demo.pieces import paint_figure, silhouette
-from persam_ray.demo.shapes import Outline, Point, ellipse
+from persam_ray.demo.props import pole
+from persam_ray.demo.shapes import Outline, Point, ellipse, points
 from persam_ray.demo.surfaces import View, random_view
 from persam_ray.types import BoolArray, ByteArray
 
@@ -29,6 +30,9 @@ CLASS_INDICES = {
 
 SMALL_FIGURE = 0.4
 """A passer-by below this share of the picture's height is one object; a larger one's clothes are objects too."""
+
+STRONG_SUN = 0.5
+"""Lights with deeper shadows than this lay figures' shadows on the ground."""
 
 PLACE_WEIGHTS = {"street": 38.0, "wall": 24.0, "shop": 14.0, "park": 12.0, "room": 12.0}
 assert PLACE_WEIGHTS.keys() == PLACES.keys()
@@ -85,12 +89,16 @@ def draw_scene(seed: int, size_hw: tuple[int, int] = (560, 384)) -> Scene:
     paint_background(canvas, rng, place, view)
     if happens(rng, 0.75):
         _passers_by(canvas, rng, view)
+    if canvas.light.shadow > STRONG_SUN and happens(rng, 0.5):
+        _shade(canvas, rng)
     canvas.defocus(float(rng.gamma(1.6, 0.9)) * size_hw[0] / 560)
     if happens(rng, 0.13):
         _cut_off_person(canvas, rng, view)
     labels: dict[int, str] = {}
     for spot in feet:
         labels |= _main_person(canvas, rng, spot, person_px)
+    if place != "room" and happens(rng, 0.06):
+        _pole_in_front(canvas, rng, view)
     return _developed(canvas, rng, place, len(feet), labels)
 
 
@@ -119,7 +127,8 @@ def _passers_by(canvas: Canvas, rng: np.random.Generator, view: View) -> None:
     """Paint unlabelled people in the distance, the farthest first."""
     height, width = canvas.size_hw
     nearest = view.far_y + 0.55 * (view.feet_y - view.far_y)
-    rows = sorted(rng.uniform(view.far_y + 0.08 * (view.feet_y - view.far_y), nearest, int(rng.integers(1, 4))))
+    farthest = view.far_y + 0.06 * (view.feet_y - view.far_y)
+    rows = np.sort(farthest + (nearest - farthest) * rng.uniform(0, 1, int(rng.integers(1, 4))) ** 1.7)
     for y in rows:
         tall = view.meter_px(float(y)) * 1.7
         person = random_person(rng, np.array([rng.uniform(-0.05, 1.05) * width, y]), tall)
@@ -138,11 +147,33 @@ def _cut_off_person(canvas: Canvas, rng: np.random.Generator, view: View) -> Non
     paint_figure(canvas, person.figure, group_label="passer-by", parts=True)
 
 
+def _pole_in_front(canvas: Canvas, rng: np.random.Generator, view: View) -> None:
+    """Paint a post between the camera and the people."""
+    y = view.feet_y + float(rng.uniform(0.02, 0.1)) * canvas.size_hw[0]
+    ground = np.array([rng.uniform(0.1, 0.9) * canvas.size_hw[1], y])
+    pole(canvas, rng, ground, view.meter_px(y), sign=False)
+
+
 def _main_person(canvas: Canvas, rng: np.random.Generator, feet: Point, person_px: float) -> dict[int, str]:
     """Paint a labelled person; return label by object number."""
     person = random_person(rng, feet, person_px)
     _ground_shadow(canvas, person)
     return paint_figure(canvas, person.figure, group_label="person", parts=True)
+
+
+def _shade(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Lay the shadow of something outside the picture on the place: of a house's edge, or of leaves."""
+    height, width = canvas.size_hw
+    if happens(rng, 0.5):
+        x, lean = float(rng.uniform(0.1, 0.9)) * width, float(rng.normal(0, 0.5)) * width
+        edge = -9.0 if happens(rng, 0.5) else width + 9.0
+        house = points((x, -9), (x + lean, height + 9), (edge, height + 9), (edge, -9))
+        canvas.darken([house], canvas.light.shadow * 0.7, 0.006 * height)
+        return
+    middle = rng.uniform((0, 0.3), (1, 1)) * (width, height)
+    spots = middle + rng.normal(0, 1, (40, 2)) * (0.25 * width, 0.10 * height)
+    leaves = [ellipse(spot, *(rng.uniform(0.02, 0.08, 2) * width)) for spot in spots]
+    canvas.darken(leaves, canvas.light.shadow * 0.6, 0.012 * height)
 
 
 def _ground_shadow(canvas: Canvas, person: Dressed) -> None:
@@ -151,7 +182,7 @@ def _ground_shadow(canvas: Canvas, person: Dressed) -> None:
     feet = (body.legs[0].toes + body.legs[1].toes) / 2
     canvas.darken([ellipse(feet, body.px(0.13), body.px(0.018))], 0.5, body.px(0.012))
     light = canvas.light
-    if light.shadow > 0.5:
+    if light.shadow > STRONG_SUN:
         lean = -light.toward_xy[0] / max(-light.toward_xy[1], 0.3) * 0.6
         fallen = [_laid_down(outline, feet, lean) for outline in silhouette(person.figure)]
         canvas.darken(fallen, light.shadow * 0.55, body.px(0.010))

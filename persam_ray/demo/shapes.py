@@ -41,26 +41,35 @@ def smooth(knots_n2: npt.NDArray[np.float64], closed: bool = True, steps: int = 
     return curve if closed else np.concatenate([curve, knots_n2[-1:]])
 
 
-def tube(spine_n2: npt.NDArray[np.float64], half_widths: Sequence[float], steps: int = 5) -> tuple[Outline, ...]:
-    """Return a limb: a smooth band of varying width around a spine, with round ends.
+def tube(
+    spine_n2: npt.NDArray[np.float64],
+    half_widths: Sequence[float],
+    steps: int = 5,
+    bulges: tuple[float, float] = (1.0, 1.0),
+) -> tuple[Outline, ...]:
+    """Return a limb: a smooth band of varying width around a spine.
 
-    There is one outline for each stretch between two points of the spine, because an outline that overlaps itself at
-    a sharp bend would be filled with a hole.
+    Its first and last end bulge out: 1 is a half circle, 0 cut straight off. There is one outline for each stretch
+    between two points of the spine, because an outline that overlaps itself at a sharp bend would be filled with a
+    hole.
     """
     widths = np.maximum(np.asarray(half_widths, dtype=np.float64), 1e-3)
     curve = smooth(np.column_stack([spine_n2, widths]), closed=False, steps=steps)
-    return tuple(_band(curve[k * steps : (k + 1) * steps + 1]) for k in range(len(spine_n2) - 1))
+    joints = [bulges[0], *[1.0] * (len(spine_n2) - 2), bulges[1]]
+    return tuple(
+        _band(curve[k * steps : (k + 1) * steps + 1], joints[k], joints[k + 1]) for k in range(len(joints) - 1)
+    )
 
 
-def _band(curve_n3: npt.NDArray[np.float64]) -> Outline:
-    """Return the outline around a nearly straight stretch of (x, y, half width), round at both ends."""
+def _band(curve_n3: npt.NDArray[np.float64], start_bulge: float, end_bulge: float) -> Outline:
+    """Return the outline around a nearly straight stretch of (x, y, half width)."""
     middle, width = curve_n3[:, :2], curve_n3[:, 2:]
     along = np.gradient(middle, axis=0)
     along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
     across = np.column_stack([-along[:, 1], along[:, 0]])
     turn = np.linspace(np.pi / 2, -np.pi / 2, 9)[:, None]
-    end = middle[-1] + width[-1] * (np.cos(turn) * along[-1] + np.sin(turn) * across[-1])
-    start = middle[0] - width[0] * (np.cos(turn) * along[0] + np.sin(turn) * across[0])
+    end = middle[-1] + width[-1] * (end_bulge * np.cos(turn) * along[-1] + np.sin(turn) * across[-1])
+    start = middle[0] - width[0] * (start_bulge * np.cos(turn) * along[0] + np.sin(turn) * across[0])
     return np.concatenate([middle + width * across, end, (middle - width * across)[::-1], start])
 
 

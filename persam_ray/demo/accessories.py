@@ -72,7 +72,7 @@ def add_bag(tailor: Tailor, leather: Fabric, rng: np.random.Generator, kind: str
         return
     body = tailor.body
     side = _bag_side(body, kind)
-    width, height = body.px(float(rng.uniform(0.12, 0.19))), body.px(float(rng.uniform(0.09, 0.15)))
+    width, height = body.px(float(rng.uniform(0.10, 0.20))), body.px(float(rng.uniform(0.075, 0.16)))
     angle = float(rng.normal(0, 0.06))
     if kind == "clutch":
         center, height = body.arms[side].path[2] + body.px(0.02) * np.array([-SIDES[side], 1.2]), height * 0.7

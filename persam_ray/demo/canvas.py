@@ -40,7 +40,7 @@ class Flat:
 
     Attributes:
         origin: Where u = v = 0, pixels.
-        unit_px: Pixels of one unit of u and v (a wearer's height).
+        unit_px: Pixels of one unit of u and v (for clothes, the wearer's height).
         angle: Direction of v, radians from straight down towards the left.
     """
 
@@ -57,22 +57,24 @@ class Flat:
 
 @dataclass(frozen=True)
 class Ground:
-    """A level ground seen from a standing person's eyes.
+    """A level ground in perspective; u and v are meters, u to the right and v away from the camera.
 
     Attributes:
         horizon_y: Row of the horizon, pixels.
         center_x: Column to which it recedes, pixels.
-        scale: Units of u at one pixel's distance below the horizon, for each pixel sideways.
+        camera_m: Height of the camera above the ground.
+        focal_px: The lens, in pixels of the photo: about 1.6 heights for a portrait lens.
     """
 
     horizon_y: float
     center_x: float
-    scale: float
+    camera_m: float
+    focal_px: float
 
     def coordinates(self, x_hw: FloatArray, y_hw: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return u and v at pixels of the photo."""
-        depth = np.float32(self.scale) / np.maximum(y_hw - np.float32(self.horizon_y), 1)
-        return (x_hw - np.float32(self.center_x)) * depth * np.float32(0.01), depth
+        meters = np.float32(self.camera_m) / np.maximum(y_hw - np.float32(self.horizon_y), 1)
+        return (x_hw - np.float32(self.center_x)) * meters, meters * np.float32(self.focal_px)
 
 
 @dataclass(frozen=True)

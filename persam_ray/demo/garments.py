@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from persam_ray.demo.bodies import CHEST, CROTCH, HEM_BULGE, HIP, WAIST, Body
+from persam_ray.demo.bodies import CHEST, CROTCH, HEM_BULGE, HIP, KNEE, WAIST, Body
 from persam_ray.demo.fabrics import Fabric
 from persam_ray.demo.pieces import Layer, Tailor, direction_of
 from persam_ray.demo.shapes import Outline, Point, along, between, ellipse, points, smooth, tube, xy
@@ -54,13 +54,16 @@ def side_seams(body: Body, cut: Cut) -> tuple[Outline, Outline]:
     levels = [level for level in (0.235, CHEST, 0.34, WAIST, 0.44, HIP, CROTCH) if level < cut.hem - 0.015]
     if cut.hem <= CROTCH or levels[-1] < CROTCH:
         levels.append(min(cut.hem, CROTCH))
-    left, right = zip(*(body.flank(level, _ease_at(cut, level)) for level in levels), strict=True)
+    edges = [body.flank(level, _ease_at(cut, level)) for level in levels]
+    left, right = [edge[0] for edge in edges], [edge[1] for edge in edges]
+    narrowing = body.px(0.004) if cut.flare == 0 else 0.0  # a pencil skirt's, from level to level
     if cut.hem <= CROTCH:
         return np.array(left), np.array(right)
-    out = body.px(cut.flare) * (cut.hem - WAIST) / 0.3
-    low, high = body.flank(cut.hem, 0.006)
-    low_x, high_x = min(low[0], left[-1][0]) - out, max(high[0], right[-1][0]) + out
-    return np.array([*left, (low_x, low[1])]), np.array([*right, (high_x, low[1])])
+    for level in (*(level for level in (0.60, 0.66, KNEE, 0.80, 0.87) if level < cut.hem - 0.02), cut.hem):
+        low, high = body.flank(level, 0.007 + cut.flare * (level - WAIST) / 0.3)
+        left.append(points((min(low[0], left[-1][0] + narrowing), low[1]))[0])
+        right.append(points((max(high[0], right[-1][0] - narrowing), high[1]))[0])
+    return np.array(left), np.array(right)
 
 
 def _ease_at(cut: Cut, level: float) -> float:

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from persam_ray.demo.bodies import CROTCH, SHOULDER, Body
+from persam_ray.demo.bodies import CROTCH, HEM_BULGE, SHOULDER, Body
 from persam_ray.demo.chance import happens
 from persam_ray.demo.fabrics import Fabric, plain
 from persam_ray.demo.garments import arm_layer
 from persam_ray.demo.palettes import Colour, mixed, rgb
 from persam_ray.demo.pieces import Layer, Tailor, direction_of
-from persam_ray.demo.shapes import Outline, Point, ellipse, points, smooth, tube, xy
+from persam_ray.demo.shapes import Outline, Point, between, ellipse, points, smooth, tube, xy
 
 HAIRCUTS_FEMININE = {"long": 34, "wavy": 20, "bob": 16, "bun": 12, "ponytail": 8, "curly": 6, "short": 4}
 HAIRCUTS_MASCULINE = {"short": 66, "bald": 8, "curly": 10, "bun": 6, "bob": 10}
@@ -44,7 +44,7 @@ def add_skin(tailor: Tailor, skin: Fabric) -> None:
 
 
 def _add_arm(tailor: Tailor, side: int, skin: Fabric) -> None:
-    """Add one arm; a hand in a pocket is not seen."""
+    """Add one arm; of a hand in a pocket the fingers are not seen."""
     body = tailor.body
     arm = body.arms[side]
     width = body.px(body.build.arm)
@@ -54,6 +54,10 @@ def _add_arm(tailor: Tailor, side: int, skin: Fabric) -> None:
     layer, part = arm_layer(body, side), f"arm {side}"
     tailor.add(layer, "skin", upper, skin, part=part, roundness=0.02, angle=angle)
     if arm.pose == "pocket":
+        back = tube(
+            np.array([wrist, between(wrist, tips, 0.5)]), (body.px(0.013), body.px(0.017)), bulges=(1.0, HEM_BULGE)
+        )
+        tailor.add(layer, "skin", back, skin, part=part, roundness=0.010, shadow=0.3, angle=angle)
         return
     hand, thumb = hand_outlines(body, wrist, tips, -1.0 if side == 0 else 1.0)
     tailor.add(layer, "skin", (*hand, *thumb), skin, part=part, roundness=0.010, shadow=0.3, angle=angle)

@@ -59,7 +59,7 @@ def random_person(rng: np.random.Generator, feet: Point, height_px: float) -> Dr
     heads.add_skin(tailor, skin)
     ground = _dress(tailor, rng)
     _accessorize(tailor, rng, ground)
-    hat = pick(rng, {"none": 86, "beanie": 5, "cap": 4, "brim": 5})
+    hat = pick(rng, {"none": 90, "beanie": 4, "cap": 3, "brim": 3})
     glasses = pick(rng, {"none": 66, "sun": 24, "clear": 10})
     hair = hair_fabric(rng, varied(rng, HAIRS if brightness(skin.mean()) > 140 else DARK_HAIRS, 5))
     heads.add_face(tailor, skin, rng, hair=hair.mean(), eyes=glasses != "sun")

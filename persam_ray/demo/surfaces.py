@@ -66,7 +66,8 @@ def tiles(
 def lay_ground(canvas: Canvas, rng: np.random.Generator, label: str, fabric: Fabric, view: View, top_y: float) -> None:
     """Paint the ground from a row down to the lower border, in perspective."""
     height, width = canvas.size_hw
-    frame = Ground(view.horizon_y, width * float(rng.uniform(0.2, 0.8)), scale=(view.feet_y - view.horizon_y) * 1.4)
+    camera_m = (view.feet_y - view.horizon_y) / view.meter_px(view.feet_y)
+    frame = Ground(view.horizon_y, width * float(rng.uniform(0.2, 0.8)), camera_m, focal_px=1.6 * height)
     area = rectangle(-2, top_y, width + 2, height + 2)
     canvas.paint(canvas.new_object(label), Piece((area,), fabric, frame))
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from persam_ray.demo.bodies import CHEST, CROTCH, HEM_BULGE, HIP, KNEE, WAIST, Body
 from persam_ray.demo.fabrics import Fabric
-from persam_ray.demo.pieces import Layer, Tailor, direction_of
+from persam_ray.demo.pieces import Layer, Tailor, arm_layer, direction_of
 from persam_ray.demo.shapes import Outline, Point, along, between, ellipse, points, smooth, tube, xy
 
 NECK_WIDTHS = {"crew": 0.034, "v": 0.036, "scoop": 0.055, "boat": 0.062, "high": 0.030, "shirt": 0.032}
@@ -92,12 +92,6 @@ def bodice(body: Body, cut: Cut, waves: int = 0) -> Outline:
     up_left = smooth(left, closed=False, steps=4)[::-1]
     hem = hem_line(body, left[-1], right[-1], waves)
     return np.concatenate([neckline(body, cut.neckline), [shoulder_right], down_right, hem, up_left, [shoulder_left]])
-
-
-def arm_layer(body: Body, side: int) -> Layer:
-    """Return the layer of an arm and of the sleeves on it."""
-    arm = body.arms[side]
-    return Layer.FAR_ARM if arm.behind else Layer.RAISED_ARM if arm.pose == "raised" else Layer.ARM
 
 
 def sleeves(tailor: Tailor, label: str, fabric: Fabric, share: float, ease: float, *, puff: float = 0.0) -> None:

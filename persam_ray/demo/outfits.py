@@ -10,6 +10,7 @@ from persam_ray.demo.bodies import Body, pose
 from persam_ray.demo.chance import happens, pick
 from persam_ray.demo.fabrics import Fabric, hair_fabric, plain, woven
 from persam_ray.demo.garments import Cut
+from persam_ray.demo.hair import HAIRCUTS_FEMININE, HAIRCUTS_MASCULINE, add_hair
 from persam_ray.demo.palettes import (
     ACCENTS,
     BLUES,
@@ -63,8 +64,8 @@ def random_person(rng: np.random.Generator, feet: Point, height_px: float) -> Dr
     glasses = pick(rng, {"none": 66, "sun": 24, "clear": 10})
     hair = hair_fabric(rng, varied(rng, HAIRS if brightness(skin.mean()) > 140 else DARK_HAIRS, 5))
     heads.add_face(tailor, skin, rng, hair=hair.mean(), eyes=glasses != "sun")
-    cuts = heads.HAIRCUTS_FEMININE if body.feminine else heads.HAIRCUTS_MASCULINE
-    heads.add_hair(tailor, hair, rng, pick(rng, cuts), hat=hat != "none")
+    cuts = HAIRCUTS_FEMININE if body.feminine else HAIRCUTS_MASCULINE
+    add_hair(tailor, hair, rng, pick(rng, cuts), hat=hat != "none")
     if glasses != "none":
         accessories.add_glasses(tailor, sun=glasses == "sun")
     if hat != "none":

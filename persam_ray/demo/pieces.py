@@ -92,6 +92,12 @@ class Tailor:
         self.add(layer, label, outlines, factor, part=part, roundness=0.0, clip=True)
 
 
+def arm_layer(body: Body, side: int) -> Layer:
+    """Return the layer of an arm and of the sleeves on it."""
+    arm = body.arms[side]
+    return Layer.FAR_ARM if arm.behind else Layer.RAISED_ARM if arm.pose == "raised" else Layer.ARM
+
+
 def direction_of(path_from: Point, path_to: Point) -> float:
     """Return the angle of a limb for `Tailor.add`: 0 straight down."""
     x, y = path_to - path_from

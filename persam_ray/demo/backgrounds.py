@@ -3,8 +3,9 @@
 import numpy as np
 
 from persam_ray.demo import props
-from persam_ray.demo.buildings import facade, graffiti, opening
+from persam_ray.demo.buildings import Edges, facade, graffiti, opening
 from persam_ray.demo.canvas import Canvas
+from persam_ray.demo.cars import car
 from persam_ray.demo.chance import happens, pick
 from persam_ray.demo.fabrics import plain
 from persam_ray.demo.palettes import (
@@ -63,11 +64,11 @@ def _street(canvas: Canvas, rng: np.random.Generator, view: View) -> None:
     curb_y = view.far_y + float(rng.uniform(0.2, 0.5)) * (view.feet_y - view.far_y)
     for _ in range(int(rng.integers(0, 4))):
         y = float(rng.uniform(0.4, 1.0)) * (curb_y - view.far_y) + view.far_y
-        props.car(canvas, rng, np.array([rng.uniform(-0.1, 1.1) * width, y]), view.meter_px(y))
+        car(canvas, rng, np.array([rng.uniform(-0.1, 1.1) * width, y]), view.meter_px(y))
     if happens(rng, 0.7):
         lay_ground(canvas, rng, "pavement", pavement(rng), view, curb_y)
         curb = rectangle(-2, curb_y - 0.012 * height, width + 2, curb_y)
-        canvas.fill(canvas.new_object("curb"), [curb], varied(rng, PAVEMENTS) * np.float32(0.85))
+        canvas.fill_new("curb", 0, [curb], varied(rng, PAVEMENTS) * np.float32(0.85))
     else:
         _road_marks(canvas, rng, view)
     _street_furniture(canvas, rng, view, curb_y)
@@ -101,7 +102,7 @@ def _street_furniture(canvas: Canvas, rng: np.random.Generator, view: View, curb
 
 
 def _wall(canvas: Canvas, rng: np.random.Generator, view: View) -> None:
-    """Paint a wall behind a pavement, with a door, posters, painted shapes, a window, laundry, pipes."""
+    """Paint a wall behind a pavement, with doors, windows, posters, painted shapes, laundry or a flag."""
     height, width = canvas.size_hw
     fabric = wall_fabric(rng)
     number = props.surface(canvas, "wall", rectangle(-2, -2, width + 2, view.far_y), fabric, unit_px=view.person_px)
@@ -123,46 +124,41 @@ def _wall(canvas: Canvas, rng: np.random.Generator, view: View) -> None:
 
 
 def _shop(canvas: Canvas, rng: np.random.Generator, view: View) -> None:
-    """Paint a shop window with dressed forms and a clothes rail behind glass, under an awning or a sign."""
-    _, width = canvas.size_hw
+    """Paint a shop front: a window, perhaps a door, a sign above and an awning."""
+    width = canvas.size_hw[1]
     meter = view.meter_px(view.far_y)
     wood = varied(rng, DARKS + ACCENTS + STONES)
-    props.surface(
-        canvas, "shop front", rectangle(-2, -2, width + 2, view.far_y), plain(wood, folds=0.02), unit_px=view.person_px
-    )
+    front = rectangle(-2, -2, width + 2, view.far_y)
+    props.surface(canvas, "shop front", front, plain(wood, folds=0.02), unit_px=view.person_px)
     left = float(rng.uniform(-0.15, 0.12)) * width
     wide = float(rng.uniform(0.55, 1.1)) * width
     top, low = view.far_y - meter * 2.35, view.far_y - meter * 0.4
+    _display(canvas, rng, (left, top, left + wide, low), meter)
+    for x in (left, left + wide / 2, left + wide):
+        bar = rectangle(x - 0.03 * meter, top, x + 0.03 * meter, low)
+        canvas.fill_new("window frame", 0, [bar], wood * np.float32(0.7))
+    if left + wide < width * 0.8:
+        opening(canvas, rng, view, door=True)
+    board = rectangle(left, top - 0.5 * meter, left + wide, top - 0.08 * meter)
+    paint = plain(contrasting(rng, wood, DARKS + ACCENTS + NEUTRALS))
+    sign = props.surface(canvas, "shop sign", board, paint, unit_px=view.person_px)
+    text_corner = np.array([left + 0.3 * meter, top - 0.4 * meter])
+    props.letters(canvas, sign, rng, text_corner, (wide * 0.55, 0.22 * meter), rgb("f0ece2"))
+    if happens(rng, 0.55):
+        props.awning(canvas, rng, np.array([left, top - 0.05 * meter]), (wide, meter * 0.42))
+    lay_ground(canvas, rng, "pavement", pavement(rng), view, view.far_y)
+
+
+def _display(canvas: Canvas, rng: np.random.Generator, box: Edges, meter: float) -> None:
+    """Paint a shop window, dark or lit inside, with dressed forms and posters."""
+    left, top, right, low = box
     dim = mixed(rgb("2a2c30"), rgb("e8d8b8"), float(rng.uniform(0.05, 0.75)))
-    gradient(canvas, "shop window", (left, top, left + wide, low), dim, dim * np.float32(0.75))
-    for x in np.arange(left + 0.4 * meter, left + wide - 0.3 * meter, 0.85 * meter):
+    gradient(canvas, "shop window", box, dim, dim * np.float32(0.75))
+    for x in np.arange(left + 0.4 * meter, right - 0.3 * meter, 0.85 * meter):
         if happens(rng, 0.55):
             props.mannequin(canvas, rng, np.array([x, low]), meter * float(rng.uniform(1.4, 1.6)))
         elif happens(rng, 0.4):
             props.poster(canvas, rng, np.array([x - 0.25 * meter, top + 0.3 * meter]), (0.5 * meter, 0.7 * meter))
-    for x in (left, left + wide / 2, left + wide):
-        bar = rectangle(x - 0.03 * meter, top, x + 0.03 * meter, low)
-        canvas.fill(canvas.new_object("window frame"), [bar], wood * np.float32(0.7))
-    if left + wide < width * 0.8:
-        opening(canvas, rng, view, door=True)
-    board = props.surface(
-        canvas,
-        "shop sign",
-        rectangle(left, top - 0.5 * meter, left + wide, top - 0.08 * meter),
-        plain(contrasting(rng, wood, DARKS + ACCENTS + NEUTRALS)),
-        unit_px=view.person_px,
-    )
-    props.letters(
-        canvas,
-        board,
-        rng,
-        np.array([left + 0.3 * meter, top - 0.4 * meter]),
-        (wide * 0.55, 0.22 * meter),
-        rgb("f0ece2"),
-    )
-    if happens(rng, 0.55):
-        props.awning(canvas, rng, np.array([left, top - 0.05 * meter]), (wide, meter * 0.42))
-    lay_ground(canvas, rng, "pavement", pavement(rng), view, view.far_y)
 
 
 def _park(canvas: Canvas, rng: np.random.Generator, view: View) -> None:
@@ -223,7 +219,7 @@ def _room(canvas: Canvas, rng: np.random.Generator, view: View) -> None:
     boards = tiles(rng, wood, rows=1, columns=4, joint=0.6, span=0.9, bond=False)
     lay_ground(canvas, rng, "floor", boards, view, view.far_y)
     skirting = rectangle(-2, view.far_y - 0.1 * meter, width + 2, view.far_y)
-    canvas.fill(canvas.new_object("skirting board"), [skirting], paint * np.float32(1.1))
+    canvas.fill_new("skirting board", 0, [skirting], paint * np.float32(1.1))
     if happens(rng, 0.55):
         _stand(canvas, rng, view)
 

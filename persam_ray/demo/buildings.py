@@ -52,8 +52,9 @@ def facade(canvas: Canvas, rng: np.random.Generator, box: Edges) -> None:
 def shop_front(canvas: Canvas, rng: np.random.Generator, box: Edges) -> None:
     """Paint a small shop at the foot of a building."""
     left, top, right, base = box
-    canvas.fill(
-        canvas.new_object("shop window"),
+    canvas.fill_new(
+        "shop window",
+        0,
         [rectangle(left, top, right, base)],
         mixed(props.GLASS, rgb("e3c99a"), float(rng.uniform(0, 0.5))),
     )
@@ -84,8 +85,9 @@ def opening(canvas: Canvas, rng: np.random.Generator, view: View, *, door: bool)
     group = canvas.new_group("door" if door else "window")
     frame = varied(rng, PAINTS + DARKS)
     rim = 0.07 * meter
-    canvas.fill(
-        canvas.new_object("frame", group),
+    canvas.fill_new(
+        "frame",
+        group,
         [rectangle(left - rim, top - rim, left + wide + rim, low + (0 if door else rim))],
         frame,
     )

@@ -149,6 +149,12 @@ class Canvas:
             self._blend(box, alpha, np.asarray(colour, dtype=np.float32))
             self.ids[box][alpha > 127] = object_id
 
+    def fill_new(self, label: str, group: int, outlines: Sequence[Outline], colour: Colour) -> int:
+        """Paint flat as an object of its own; return its number."""
+        number = self.new_object(label, group)
+        self.fill(number, outlines, colour)
+        return number
+
     def paint(self, object_id: int, piece: Piece) -> None:
         """Paint a piece with its pattern, folds, relief and shadow."""
         found = self._cover(piece.outlines, margin_px=piece.roundness_px)

@@ -1,4 +1,4 @@
-"""Things that stand about: cars, signs, poles, trees, laundry, flags, mannequins; painted at once, back to front.
+"""Things that stand about: signs, poles, trees, laundry, flags, mannequins; painted at once, back to front.
 
 Positions are where a thing touches the ground (or hangs), pixels; sizes are in pixels too, for one meter is as long as
 the scene says.
@@ -17,10 +17,8 @@ from persam_ray.demo.palettes import (
     FOLIAGE,
     LEATHERS,
     NEUTRALS,
-    VEHICLES,
     Colour,
     contrasting,
-    mixed,
     rgb,
     varied,
 )  # fmt: skip
@@ -54,54 +52,6 @@ def surface(
     return number
 
 
-def car(canvas: Canvas, rng: np.random.Generator, ground: Point, meter_px: float) -> None:
-    """Paint a parked car from its side, its middle at `ground`."""
-    group = canvas.new_group("car")
-    paint = varied(rng, VEHICLES)
-    sign = 1.0 if happens(rng, 0.5) else -1.0
-    boxy = happens(rng, 0.35)
-
-    def at(*xy: tuple[float, float]) -> Outline:
-        return ground + meter_px * np.array([(sign * x, -y) for x, y in xy])
-
-    canvas.darken([ellipse(ground, 2.2 * meter_px, 0.16 * meter_px)], 0.55, 0.08 * meter_px)
-    roof = 1.75 if boxy else 1.42
-    lower = ((-2.15, 0.28), (-2.2, 0.75), (-2.0, 0.95), (-1.3, 1.02), (1.9, 1.0), (2.15, 0.8), (2.2, 0.3))
-    upper = (
-        (-1.45, 0.95),
-        (-0.75, roof - 0.05),
-        (-0.4, roof),
-        (0.9, roof),
-        (1.3, roof - 0.06),
-        (1.95, 1.0),
-        (0.2, 0.9),
-    )
-    body = canvas.new_object("car body", group)
-    frame = Flat(ground, meter_px)
-    hull = (smooth(at(*lower), steps=4), smooth(at(*upper), steps=4))
-    canvas.paint(body, Piece(hull, plain(paint, folds=0.0, gloss=0.4), frame, 0.3 * meter_px))
-    for pane in (
-        ((-1.15, 1.0), (-0.68, roof - 0.14), (-0.05, roof - 0.1), (-0.05, 1.0)),
-        ((0.05, 1.0), (0.05, roof - 0.1), (0.9, roof - 0.12), (1.5, 1.02)),
-    ):
-        canvas.fill(
-            canvas.new_object("car window", group), [at(*pane)], mixed(GLASS, rgb("9fb2c6"), float(rng.uniform(0, 0.5)))
-        )
-    canvas.fill(body, [at((-0.02, 0.35), (-0.02, 1.0), (0.0, 1.0), (0.0, 0.35))], paint * np.float32(0.6))
-    for x, tone in ((-2.1, "f0e8d0"), (2.1, "8a1c1c")):
-        canvas.fill(
-            canvas.new_object("car light", group),
-            [ellipse(at((x, 0.72))[0], 0.10 * meter_px, 0.09 * meter_px)],
-            rgb(tone),
-        )
-    for x in (-1.35, 1.35):
-        wheel = canvas.new_object("wheel", group)
-        hub = at((x, 0.32))[0]
-        canvas.fill(wheel, [ellipse(hub, 0.33 * meter_px, 0.33 * meter_px)], RUBBER)
-        canvas.fill(wheel, [ellipse(hub, 0.20 * meter_px, 0.20 * meter_px)], rgb("9a9c9f"))
-        canvas.fill(wheel, [ellipse(hub, 0.07 * meter_px, 0.07 * meter_px)], STEEL)
-
-
 def pole(canvas: Canvas, rng: np.random.Generator, ground: Point, meter_px: float, *, sign: bool) -> None:
     """Paint a lamp post, or a post with a traffic sign."""
     group = canvas.new_group("pole")
@@ -116,7 +66,7 @@ def pole(canvas: Canvas, rng: np.random.Generator, ground: Point, meter_px: floa
     )
     if not sign:
         lamp = ellipse(top, 0.22 * meter_px, 0.26 * meter_px)
-        canvas.fill(canvas.new_object("lamp", group), [lamp], rgb("efe9d8"))
+        canvas.fill_new("lamp", group, [lamp], rgb("efe9d8"))
         return
     plate = canvas.new_object("sign", group)
     tone = varied(rng, ("b3262b", "1f4fa3", "e3c04f", "2f7a4a"))
@@ -277,16 +227,15 @@ def mannequin(canvas: Canvas, rng: np.random.Generator, ground: Point, height: f
     """Paint a dress form in clothes: a torso on a stand, without head and limbs."""
     group = canvas.new_group("mannequin")
     stand = rectangle(ground[0] - height * 0.012, ground[1] - height * 0.45, ground[0] + height * 0.012, ground[1])
-    canvas.fill(
-        canvas.new_object("stand", group), [stand, ellipse(ground, height * 0.12, height * 0.02)], rgb("3a3230")
-    )
+    canvas.fill_new("stand", group, [stand, ellipse(ground, height * 0.12, height * 0.02)], rgb("3a3230"))
     half = [(0.05, 1.0), (0.06, 0.93), (0.16, 0.88), (0.15, 0.72), (0.105, 0.60), (0.15, 0.45)]
     long = happens(rng, 0.5)
     half += [(0.24, 0.20)] if long else [(0.15, 0.40)]
     shape = [*half, *((-x, y) for x, y in half[::-1])]
     outline = smooth(ground + height * np.array([(x, -y) for x, y in shape]), steps=3)
-    canvas.fill(
-        canvas.new_object("neck", group),
+    canvas.fill_new(
+        "neck",
+        group,
         [ellipse(ground - xy(0, height), height * 0.045, height * 0.07)],
         rgb("d8cbb5"),
     )
@@ -305,7 +254,7 @@ def clothes_rail(canvas: Canvas, rng: np.random.Generator, ground: Point, meter_
         rectangle(left, top - bar, left + width, top + bar), rectangle(left - bar, top, left + bar, ground[1]),
         rectangle(left + width - bar, top, left + width + bar, ground[1]),
     )  # fmt: skip
-    canvas.fill(canvas.new_object("rail", group), frame, STEEL)
+    canvas.fill_new("rail", group, frame, STEEL)
     x = left + 0.12 * meter_px
     while x < left + width - 0.12 * meter_px:
         slim, length = float(rng.uniform(0.08, 0.2)) * meter_px, float(rng.uniform(0.7, 1.1)) * meter_px

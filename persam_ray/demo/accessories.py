@@ -14,10 +14,10 @@ SOLE = plain(rgb("e6e2da"), folds=0.0)
 DARK = plain(rgb("17161a"), folds=0.0, gloss=0.5, grain=0.0)
 
 
-def add_shoes(tailor: Tailor, leather: Fabric, kind: str, shaft: float) -> None:
+def add_shoes(tailor: Tailor, leather: Fabric, kind: str, *, shaft: float, over_trousers: bool) -> None:
     """Add both shoes: `sneaker`, `boot` (with a shaft up to the level `shaft`), `heel`, `flat` or `loafer`."""
     body = tailor.body
-    layer = Layer.BOOT if kind == "boot" else Layer.SHOE
+    layer = Layer.BOOT if kind == "boot" and over_trousers else Layer.SHOE
     wide = {"sneaker": 1.15, "boot": 1.1, "loafer": 1.05, "flat": 0.95, "heel": 0.85}[kind]
     vamp = {"sneaker": -0.004, "boot": -0.01, "loafer": 0.008, "flat": 0.026, "heel": 0.024}[kind]
     for side in (0, 1):

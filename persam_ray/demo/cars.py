@@ -11,7 +11,10 @@ from persam_ray.demo.palettes import VEHICLES, mixed, rgb, varied
 from persam_ray.demo.props import GLASS, RUBBER, STEEL
 from persam_ray.demo.shapes import Outline, Point, ellipse, smooth
 
-HULL = ((-2.15, 0.28), (-2.2, 0.75), (-2.0, 0.95), (-1.3, 1.02), (1.9, 1.0), (2.15, 0.8), (2.2, 0.3))
+HULL = (
+    (-1.9, 0.25), (-2.15, 0.32), (-2.2, 0.72), (-2.0, 0.92), (-1.3, 1.0), (0.0, 1.0), (1.8, 1.0), (2.12, 0.85),
+    (2.2, 0.35), (2.0, 0.25), (0.0, 0.24),
+)  # fmt: skip
 DOOR_GAP = ((-0.02, 0.35), (-0.02, 1.0), (0.0, 1.0), (0.0, 0.35))
 AXLES = (-1.35, 1.35)
 LIGHTS = {-2.1: "f0e8d0", 2.1: "8a1c1c"}

@@ -225,15 +225,16 @@ def add_pants(tailor: Tailor, fabric: Fabric, hem: float, width: float, *, denim
     seat = np.concatenate(
         [smooth(np.array(right), closed=False, steps=3), [crotch], smooth(np.array(left), closed=False, steps=3)[::-1]]
     )
-    far, near = np.argsort([body.legs[side].path[2][1] for side in (0, 1)], kind="stable")
-    for side in (int(far), int(near)):
-        hip, _ = body.leg_at(side, HIP)
-        low, _ = body.leg_at(side, hem)
-        angle = direction_of(hip, low)
-        legs = body.leg_tube(side, HIP + 0.01, hem, (0.004 + 0.4 * width, width))
-        shade = 0.9 if side == int(far) else 1.0
-        tailor.add(Layer.BOTTOM, label, legs, fabric.shaded(shade), roundness=0.03, shadow=0.5, origin=hip, angle=angle)
-    tailor.add(Layer.BOTTOM, label, [seat], fabric, roundness=0.04, shadow=0.0)
+    eases = (0.004 + 0.4 * width, width)
+    legs = [outline for side in (0, 1) for outline in body.leg_tube(side, HIP + 0.01, hem, eases)]
+    tailor.add(Layer.BOTTOM, label, [seat, *legs], fabric, roundness=0.03)
+    near = int(body.legs[1].path[2][1] > body.legs[0].path[2][1])
+    inseam = []
+    for level in np.linspace(0.57, hem, 5):
+        middle, half = body.leg_at(near, level)
+        out = half + body.px(float(np.interp(level, (HIP, hem), eases)))
+        inseam.append(middle + xy(out if near == 0 else -out, 0))
+    tailor.mark(Layer.BOTTOM, label, tube(np.array(inseam), [body.px(0.0025)] * 5), 0.7)
     _fly(tailor, label, crotch, denim=denim)
 
 

@@ -45,7 +45,8 @@ def _add_arm(tailor: Tailor, side: int, skin: Fabric) -> None:
     arm = body.arms[side]
     width = body.px(body.build.arm)
     shoulder, elbow, wrist, tips = arm.path
-    upper = tube(np.array([shoulder, elbow, wrist]), (width, width * 0.86, width * 0.58))
+    spine = np.array([shoulder, between(shoulder, elbow, 0.3), elbow, wrist])
+    upper = tube(spine, [width * share for share in (0.74, 0.96, 0.86, 0.58)], bulges=(0.6, 1.0))
     angle = direction_of(shoulder, elbow)
     layer, part = arm_layer(body, side), f"arm {side}"
     tailor.add(layer, "skin", upper, skin, part=part, roundness=0.02, angle=angle)

@@ -184,7 +184,7 @@ def _add_pants(tailor: Tailor, rng: np.random.Generator, other: Colour) -> None:
     boots = 2.0 if width < 0.008 else 0.0
     kinds = {"sneaker": 3.0, "loafer": 2.0, "boot": boots}
     feminine = {"heel": 2.0, "flat": 1.0} if tailor.body.feminine else {}
-    _add_shoes(tailor, rng, {**kinds, **feminine})
+    _add_shoes(tailor, rng, {**kinds, **feminine}, over_trousers=True)
 
 
 def _add_legwear(tailor: Tailor, rng: np.random.Generator, *, bare: float) -> None:
@@ -199,8 +199,11 @@ def _add_legwear(tailor: Tailor, rng: np.random.Generator, *, bare: float) -> No
     _add_shoes(tailor, rng, {"heel": 3, "boot": 3, "flat": 2, "sneaker": 2, "loafer": 1})
 
 
-def _add_shoes(tailor: Tailor, rng: np.random.Generator, weights: dict[str, float]) -> None:
-    accessories.add_shoes(tailor, _leather(rng), pick(rng, weights), shaft=float(rng.uniform(0.77, 0.925)))
+def _add_shoes(
+    tailor: Tailor, rng: np.random.Generator, weights: dict[str, float], *, over_trousers: bool = False
+) -> None:
+    kind, shaft = pick(rng, weights), float(rng.uniform(0.77, 0.925))
+    accessories.add_shoes(tailor, _leather(rng), kind, shaft=shaft, over_trousers=over_trousers)
 
 
 def _add_coat(tailor: Tailor, rng: np.random.Generator, other: Colour) -> None:

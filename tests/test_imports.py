@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 METHOD_LAYER = frozenset(
     {
         "types", "masks", "images", "sam", "sam_build", "sam_decoder", "persam", "persam_f", "mask_rcnn", "few_shot",
-        "evaluation", "evaluation_merge", "precision", "detection",
+        "evaluation", "evaluation_merge", "precision", "detection", "demo",
     }
 )  # fmt: skip
 CLUSTER_LAYER = frozenset(
@@ -32,7 +32,12 @@ WITHOUT_RAY = frozenset(
 )  # fmt: skip
 NOT_IN_THE_METHOD_LAYER = frozenset({"ray", "pyarrow", "fsspec", "s3fs", "boto3", "botocore"})
 
-MODULES = {path.stem: path for path in sorted((ROOT / "persam_ray").glob("*.py")) if path.stem != "__init__"}
+PACKAGE = ROOT / "persam_ray"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.stem != "__init__"
+}
 JOBS = {path.stem: path for path in sorted((ROOT / "jobs").glob("*.py")) if path.stem != "__init__"}
 
 
@@ -51,6 +56,11 @@ def packages_of(path: Path) -> set[str]:
     return {parts[0] for parts in imports_of(path)}
 
 
+def layer_name(module: str) -> str:
+    """Return the name by which a module stands in a layer: a package (`demo.scenes`) stands there as a whole."""
+    return module.partition(".")[0]
+
+
 def own_modules_of(path: Path) -> set[str]:
     return {parts[1] for parts in imports_of(path) if parts[0] == "persam_ray"}
 
@@ -67,12 +77,12 @@ def test_the_walk_sees_imports_of_every_form(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_has_a_place(name: str) -> None:
-    assert (name in METHOD_LAYER) != (name in CLUSTER_LAYER), (
-        f"persam_ray/{name}.py is new: place it in METHOD_LAYER or CLUSTER_LAYER of tests/test_imports.py"
+    assert (layer_name(name) in METHOD_LAYER) != (layer_name(name) in CLUSTER_LAYER), (
+        f"persam_ray.{name} is new: place it in METHOD_LAYER or CLUSTER_LAYER of tests/test_imports.py"
     )
 
 
-@pytest.mark.parametrize("name", sorted(METHOD_LAYER & MODULES.keys()))
+@pytest.mark.parametrize("name", [name for name in MODULES if layer_name(name) in METHOD_LAYER])
 def test_the_method_layer_knows_nothing_of_the_cluster(name: str) -> None:
     assert not packages_of(MODULES[name]) & NOT_IN_THE_METHOD_LAYER
     assert own_modules_of(MODULES[name]) <= METHOD_LAYER

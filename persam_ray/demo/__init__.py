@@ -1,0 +1,1 @@
+"""Synthetic street photos with exact masks, for a demo that needs no network: see `scenes.draw_scene`."""

@@ -56,9 +56,13 @@ def evaluate(sam: Sam, scenes: Iterable[Scene]) -> Quality:
 
 
 def targets(scene: Scene) -> list[BoolArray]:
-    """Return the visible masks (h, w) of the objects and groups that are large enough."""
+    """Return the visible masks (h, w) of the objects and groups that are large enough, none twice.
+
+    A group of which one object is left to see has that object's mask.
+    """
     least = LEAST_SHARE * scene.object_map_hw.size
-    return [mask_hw for _, mask_hw in (*scene.objects, *scene.groups) if mask_hw.sum() >= least]
+    masks = {mask_hw.tobytes(): mask_hw for _, mask_hw in (*scene.objects, *scene.groups) if mask_hw.sum() >= least}
+    return list(masks.values())
 
 
 def central_pixel(mask_hw: BoolArray) -> tuple[int, int]:

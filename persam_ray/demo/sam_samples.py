@@ -135,7 +135,8 @@ def _recoloured(image_hw3: ByteArray, colour: float, random: np.random.Generator
     gray_hw1 = pixels_hw3.mean(axis=2, keepdims=True)
     pixels_hw3 = gray_hw1 + (pixels_hw3 - gray_hw1) * np.float32(saturation)
     mean = gray_hw1.mean()
-    return np.clip(mean + (pixels_hw3 - mean) * np.float32(contrast) + 0.5, 0, 255).astype(np.uint8)
+    pixels_hw3 = mean + (pixels_hw3 - mean) * np.float32(contrast)
+    return np.asarray(np.clip(pixels_hw3 + 0.5, 0, 255), dtype=np.uint8)
 
 
 # --- targets ---------------------------------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ class TrainingLosses(nn.Module):
         # n points and SAM's padding token are as many tokens as n - 1 points and a box: both kinds go through one call.
         by_point_ktc, dense_kchw = encoder(points, None, mask)
         later = (points[0][:, 1:], points[1][:, 1:]) if xy_kn2.shape[1] > 1 else None
-        by_box_ktc, _ = encoder(later, self._like(sample.boxes_k4), mask)
+        by_box_ktc, _ = encoder(later, self._like(sample.boxes_k4), None)
         by_box_k11 = torch.tensor(sample.by_box_k).to(features_chw.device)[:, None, None]
         return predict_masks(
             self.sam.mask_decoder,

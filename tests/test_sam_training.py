@@ -159,12 +159,15 @@ def test_targets_are_objects_groups_and_unions_within_a_group(scenes: list[Scene
 def test_photo_and_masks_are_cropped_and_mirrored_alike(scenes: list[Scene]) -> None:
     striped_scene = striped(scenes[0])
     image_hw3 = (striped_scene.object_map_hw.T * 60).astype(np.uint8)[:, :, None].repeat(3, axis=2)
-    upright = replace(striped_scene, object_map_hw=striped_scene.object_map_hw.T, image_hw3=image_hw3)
+    upright = replace(
+        striped_scene, object_map_hw=striped_scene.object_map_hw.T, image_hw3=image_hw3, object_groups=(0,) * 5
+    )
     orders = set()
     for seed in range(8):
         sample = make_sample(upright, replace(SAMPLES, colour=0.0), seed)
         grays = sample.image_hw3[2::CELL_PX, 2::CELL_PX, 0]
-        assert all(np.ptp(grays[mask_hw]) in {0, 60} for mask_hw in sample.masks_khw[:, :, :])  # 60: both of a person
+        for mask_hw in sample.masks_khw:
+            assert np.ptp(np.quantile(grays[mask_hw], [0.2, 0.8])) <= 1  # at a stripe's edge resizing mixes two
         orders.add(bool(grays[0, 0] < grays[0, -1]))
     assert orders == {False, True}
 
@@ -361,7 +364,7 @@ class Oracle(Sam):
             answers.append(np.stack([mask & False, mask, ~mask]))
         return MaskCandidates(torch.tensor(np.array(answers)).float() - 0.5, torch.zeros(len(answers), 3))
 
-    def to_original(self, low_khw: torch.Tensor, frame: Frame) -> torch.Tensor:
+    def to_original(self, low_khw: torch.Tensor, frame: Frame) -> torch.Tensor:  # noqa: ARG002 (already in its frame)
         return low_khw
 
 

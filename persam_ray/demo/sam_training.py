@@ -339,7 +339,7 @@ def make_optimiser(losses: nn.Module, settings: SamTrainingSettings) -> tuple[Ad
 
 
 def train_step(
-    losses: "TrainingLosses | DistributedDataParallel",
+    losses: TrainingLosses | DistributedDataParallel,
     optimiser: AdamW,
     schedule: LambdaLR,
     batch: Sequence[Sample],

@@ -9,8 +9,7 @@ computes is then what inference computes, a photo's loss does not depend on its 
 lower the loss by growing, which is what makes plain running statistics diverge.
 """
 
-from torch import Tensor, nn, no_grad, stack, var_mean
-from torch.nn import functional as F
+from torch import Tensor, native_batch_norm, nn, no_grad, stack
 
 LARGEST_RATIO, LARGEST_SHIFT = 3.0, 5.0
 """Limits of the correction from a photo's statistics to the running ones, r_max and d_max of the paper; beyond them (at
@@ -57,23 +56,34 @@ class PhotoNorms:
             return None
         assert isinstance(norm, nn.BatchNorm2d)
         (x_bchw,) = inputs
+        normal_bchw, mean_bc11, spread_bc11 = _normalised(x_bchw, norm.eps)
         with no_grad():
-            variance_bc11, mean_bc11 = var_mean(x_bchw, dim=(2, 3), correction=0, keepdim=True)
-            self._seen[norm] = _pooled(mean_bc11.flatten(1), variance_bc11.flatten(1))
+            self._seen[norm] = _pooled(mean_bc11.flatten(1), (spread_bc11**2 - norm.eps).flatten(1))
             running_mean_c, running_variance_c, _ = _buffers(norm)
             centre_c11 = running_mean_c[:, None, None]
             spread_c11 = (running_variance_c + norm.eps).sqrt()[:, None, None]
-            ratio_bc11 = (variance_bc11 + norm.eps).sqrt() / spread_c11
-            shift_bc11 = (mean_bc11 - centre_c11) / spread_c11
-            scale_bc11 = ratio_bc11.clamp(1 / LARGEST_RATIO, LARGEST_RATIO) * spread_c11
-            offset_bc11 = shift_bc11.clamp(-LARGEST_SHIFT, LARGEST_SHIFT) * spread_c11 + centre_c11
-        return (F.instance_norm(x_bchw, eps=norm.eps) * scale_bc11 + offset_bc11,)
+            ratio_bc11 = (spread_bc11 / spread_c11).clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
+            shift_bc11 = ((mean_bc11 - centre_c11) / spread_c11).clamp(-LARGEST_SHIFT, LARGEST_SHIFT)
+        return (normal_bchw * (ratio_bc11 * spread_c11) + (shift_bc11 * spread_c11 + centre_c11),)
+
+
+def _normalised(x_bchw: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a batch with each photo's channels normalised, and their means and deviations (b, c, 1, 1), detached.
+
+    `instance_norm` is this call, but keeps the statistics to itself: to find them again took 9% of a step on a CPU.
+    """
+    batch, channels, height, width = x_bchw.shape
+    normal_1nhw, mean_n, inverse_n = native_batch_norm(
+        x_bchw.reshape(1, batch * channels, height, width), None, None, None, None, True, 0.0, eps
+    )
+    mean_bc11, inverse_bc11 = (values_n.detach().view(batch, channels, 1, 1) for values_n in (mean_n, inverse_n))
+    return normal_1nhw.view_as(x_bchw), mean_bc11, 1 / inverse_bc11
 
 
 def _pooled(mean_bc: Tensor, variance_bc: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and variance (c) over all photos of a batch."""
     mean_c, square_c = stack([mean_bc, variance_bc + mean_bc**2]).mean(dim=1)
-    return mean_c, square_c - mean_c**2
+    return mean_c, (square_c - mean_c**2).clamp(min=0)
 
 
 def _buffers(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor]:

@@ -203,7 +203,7 @@ class TrainingLosses(nn.Module):
             losses, best_k = candidate_losses(logits_kmhw, iou_km, masks_khw)
             rounds.append(losses)
             if number < self.later_prompts:
-                answer_khw = logits_kmhw.detach()[torch.arange(len(best_k)), best_k]
+                answer_khw = logits_kmhw.detach()[torch.arange(len(best_k), device=best_k.device), best_k]
                 xy_k2, label_k = error_points(answer_khw.cpu().numpy() > 0, sample.masks_khw, random)
                 xy_kn2 = np.concatenate([xy_kn2, xy_k2[:, None]], axis=1)
                 labels_kn = np.concatenate([labels_kn, label_k[:, None]], axis=1)
@@ -259,7 +259,7 @@ def candidate_losses(logits_kmhw: Tensor, iou_km: Tensor, masks_khw: Tensor) -> 
     focal_km = FOCAL_WEIGHT * focal_loss(logits_kmhw, truth_kmhw)
     dice_km = dice_loss(logits_kmhw, truth_kmhw)
     best_k = (focal_km + dice_km).argmin(dim=1)
-    rows_k = torch.arange(len(best_k))
+    rows_k = torch.arange(len(best_k), device=best_k.device)
     real_km = real_iou(logits_kmhw, truth_kmhw)
     losses = {
         "focal": focal_km[rows_k, best_k].mean(),

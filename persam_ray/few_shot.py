@@ -85,7 +85,7 @@ class Example:
 
 @dataclass(frozen=True)
 class FewShotSettings:
-    """How a handful of photos is trained on. The defaults are for ten photos and two CPU cores (6 minutes).
+    """How a handful of photos is trained on. The defaults are for ten photos and two CPU cores (8 minutes).
 
     Attributes:
         steps: Optimiser steps.
@@ -294,14 +294,14 @@ def make_batch(
     batch = []
     for position in range(first + rank, first + settings.photos_per_step, workers):
         epoch, index = divmod(position, len(names))
-        order = np.random.default_rng(_seed(settings.seed, epoch)).permutation(len(names))
+        order = np.random.default_rng(seed_of(settings.seed, epoch)).permutation(len(names))
         name = names[order[index]]
-        seed = _seed(settings.seed, epoch, name)
+        seed = seed_of(settings.seed, epoch, name)
         batch.append(TrainingImage.of(augment(examples[name], spec, settings, seed), seed))
     return batch
 
 
-def _seed(*parts: object) -> int:
+def seed_of(*parts: object) -> int:
     """Return 63 bits that follow from the parts, on every machine and in every process."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
@@ -347,7 +347,7 @@ def make_optimiser(model: nn.Module, settings: FewShotSettings) -> tuple[AdamW, 
 
 
 def train_step(
-    model: nn.Module, optimiser: AdamW, schedule: LambdaLR, batch: Sequence[TrainingImage], settings: FewShotSettings
+    model: nn.Module, optimiser: AdamW, schedule: LambdaLR, batch: Sequence[object], settings: FewShotSettings
 ) -> dict[str, float]:
     """Take one step; return the losses by name, their sum under `loss`.
 

@@ -16,7 +16,6 @@ Suffixes: b photos, k target masks of a photo, m candidates of a mask, n points,
 c channels.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -324,13 +323,8 @@ def make_batch(
     for position in range(first + rank, first + settings.photos_per_step, workers):
         epoch, index = divmod(position, len(scenes))
         order = np.random.default_rng([settings.seed, epoch]).permutation(len(scenes))
-        batch.append(make_sample(scenes[order[index]], settings.samples, sample_seed(settings.seed, position)))
+        batch.append(make_sample(scenes[order[index]], settings.samples, few_shot.seed_of(settings.seed, position)))
     return batch
-
-
-def sample_seed(seed: int, index: int) -> int:
-    """Return the seed of a run's sample, in whatever worker it is made."""
-    return int.from_bytes(hashlib.sha256(repr((seed, index)).encode()).digest()[:8], "little") >> 1
 
 
 def make_optimiser(losses: nn.Module, settings: SamTrainingSettings) -> tuple[AdamW, LambdaLR]:
@@ -350,14 +344,7 @@ def train_step(
     Raises:
         RuntimeError: The gradient is not finite: training diverged.
     """
-    losses.train()
-    values: dict[str, Tensor] = losses(batch)
-    total = torch.stack(list(values.values())).sum()
-    optimiser.zero_grad()
-    torch.autograd.backward(total)
-    nn.utils.clip_grad_norm_(losses.parameters(), settings.clip_norm, error_if_nonfinite=True)
-    optimiser.step()
-    schedule.step()
+    values = few_shot.train_step(losses, optimiser, schedule, batch, settings.few_shot())
     own = losses.module if isinstance(losses, DistributedDataParallel) else losses
     own.norms.update()
-    return {name: value.item() for name, value in (values | {"loss": total}).items()}
+    return values

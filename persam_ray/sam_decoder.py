@@ -39,6 +39,23 @@ def predict_masks(
     Returns:
         Mask logits (b, k, 4h, 4w) and predicted IoU (b, k).
     """
+    logits_bkhw, iou_bk = predict_all_masks(
+        decoder, image_bchw, position_1chw, prompt_tokens_btc, guidance_bhw=guidance_bhw, embedding_bc=embedding_bc
+    )
+    kept = slice(1, None) if multimask else slice(0, 1)
+    return logits_bkhw[:, kept], iou_bk[:, kept]
+
+
+def predict_all_masks(
+    decoder: MaskDecoder,
+    image_bchw: Tensor,
+    position_1chw: Tensor,
+    prompt_tokens_btc: Tensor,
+    *,
+    guidance_bhw: Tensor | None = None,
+    embedding_bc: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Decode the single mask and the three scales, in this order: `predict_masks`, which see, with nothing left out."""
     batch, channels, height, width = image_bchw.shape
     output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens_btc = torch.cat([output_tokens.expand(batch, -1, -1), prompt_tokens_btc], dim=1)
@@ -55,9 +72,7 @@ def predict_masks(
         [mlp(queries_btc[:, 1 + k]) for k, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
     )
     logits_bkhw = (filters_bkc @ upscaled_bchw.flatten(2)).unflatten(2, upscaled_bchw.shape[2:])
-    iou_bk = decoder.iou_prediction_head(queries_btc[:, 0])
-    kept = slice(1, None) if multimask else slice(0, 1)
-    return logits_bkhw[:, kept], iou_bk[:, kept]
+    return logits_bkhw, decoder.iou_prediction_head(queries_btc[:, 0])
 
 
 def _transform(

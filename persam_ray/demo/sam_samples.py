@@ -33,6 +33,13 @@ BOX_NOISE, BOX_NOISE_LIMIT = 0.1, 20 / 1024
 """Standard deviation of a box prompt's edges as part of its sides, and its limit as part of the image size (Kirillov
 et al. 2023, appendix A: 10%, at most 20 pixels of 1024)."""
 
+BESIDE_POINT, ON_POINT, PADDING_POINT = 0, 1, -1
+BOX_CORNERS = (2, 3)
+"""SAM's labels of prompt tokens."""
+
+PROMPT_KINDS = {"point": 0.4, "box": 0.4, "two points": 0.2}
+"""How often each is the first prompt; two points are one on the object and one beside it."""
+
 TARGET_KINDS = {"object": 0.5, "union": 0.3, "group": 0.2}
 """How often each is drawn. A union of touching objects of one group teaches the scale between part and whole."""
 
@@ -43,13 +50,13 @@ class SampleSettings:
 
     Attributes:
         image_size_px: Side of the model's square input, a multiple of 32.
-        targets: Masks asked for in each photo, at most: the encoder, by far the larger part, runs once for all.
+        targets: Masks asked for in each photo; the encoder runs once for all.
         zoom: Photos are cropped to windows smaller by up to this factor; 1 is off.
         colour: Brightness, contrast and saturation change by factors up to 1 +- this, in [0, 1].
     """
 
-    image_size_px: int = 512
-    targets: int = 8
+    image_size_px: int = 384
+    targets: int = 6
     zoom: float = 2.0
     colour: float = 0.3
 
@@ -69,22 +76,27 @@ class Sample:
     Attributes:
         image_hw3: RGB, uint8, the longest side at the model's image size.
         masks_khw: bool, on the cells of the padded model frame, each at least LEAST_CELLS.
-        points_k2: x and y of a pixel on each mask, float32.
-        boxes_k4: x_min, y_min, x_max, y_max around each mask, with noise, right and lower edge exclusive, float32.
-        by_box_k: bool, True where the first prompt is the box, False where it is the point.
+        xy_kt2: First prompts, two tokens each: x and y of pixels, float32.
+        labels_kt: What the tokens are (BESIDE_POINT, ON_POINT, PADDING_POINT, BOX_CORNERS), int64.
         seed: Of the later prompts.
     """
 
     image_hw3: ByteArray
     masks_khw: BoolArray
-    points_k2: Floats
-    boxes_k4: Floats
-    by_box_k: BoolArray
+    xy_kt2: Floats
+    labels_kt: npt.NDArray[np.int64]
     seed: int
+
+    @property
+    def size_px(self) -> int:
+        """Side of the model's square input."""
+        return CELL_PX * int(self.masks_khw.shape[1])
 
 
 def make_sample(scene: Scene, settings: SampleSettings, seed: int) -> Sample:
     """Crop, mirror and recolour a scene, and draw targets in it with their first prompts.
+
+    Where fewer targets are large enough, they come several times, each with a prompt of its own.
 
     Raises:
         ValueError: Nothing in the scene is large enough to ask for.
@@ -97,13 +109,13 @@ def make_sample(scene: Scene, settings: SampleSettings, seed: int) -> Sample:
             break
     else:
         raise ValueError(f"no object of the scene has {LEAST_CELLS} cells at {settings.image_size_px} pixels")
-    boxes_k4 = np.array([tight_box(mask_hw) for mask_hw in masks], dtype=np.float32) * CELL_PX
+    masks_khw = np.array([masks[number % len(masks)] for number in range(settings.targets)])
+    xy_kt2, labels_kt = _first_prompts(masks_khw, _cells_of_photo(image_hw3, masks_khw), settings, random)
     return Sample(
         image_hw3=_recoloured(image_hw3, settings.colour, random),
-        masks_khw=np.array(masks),
-        points_k2=random_pixels(np.array(masks), random),
-        boxes_k4=noised(boxes_k4, settings.image_size_px, random),
-        by_box_k=random.random(len(masks)) < 0.5,
+        masks_khw=masks_khw,
+        xy_kt2=xy_kt2,
+        labels_kt=labels_kt,
         seed=int(random.integers(2**63)),
     )
 
@@ -198,6 +210,31 @@ def on_cells(mask_hw: BoolArray) -> BoolArray:
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------
+
+
+def _cells_of_photo(image_hw3: ByteArray, masks_khw: BoolArray) -> BoolArray:
+    """Return True on cells that lie within the photo, False on padding."""
+    inside_hw = np.zeros(masks_khw.shape[1:], dtype=np.bool_)
+    inside_hw[: image_hw3.shape[0] // CELL_PX, : image_hw3.shape[1] // CELL_PX] = True
+    return inside_hw
+
+
+def _first_prompts(
+    masks_khw: BoolArray, inside_hw: BoolArray, settings: SampleSettings, random: np.random.Generator
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Return the tokens of each mask's first prompt, (k, 2, 2), and their labels, (k, 2)."""
+    kinds_k = random.choice(list(PROMPT_KINDS), size=len(masks_khw), p=list(PROMPT_KINDS.values()))
+    boxes_k4 = np.array([tight_box(mask_hw) for mask_hw in masks_khw], dtype=np.float32) * CELL_PX
+    corners_k22 = noised(boxes_k4, settings.image_size_px, random).reshape(-1, 2, 2)
+    beside_khw = ~masks_khw & inside_hw
+    beside_khw[~beside_khw.any(axis=(1, 2))] = True  # nothing is beside it: the prompt becomes a single point, below
+    points_k22 = np.stack([random_pixels(masks_khw, random), random_pixels(beside_khw, random)], axis=1)
+    alone_k = (kinds_k == "point") | (masks_khw | ~inside_hw).all(axis=(1, 2))
+    points_k22[alone_k, 1] = 0
+    labels_k2 = np.where(alone_k[:, None], (ON_POINT, PADDING_POINT), (ON_POINT, BESIDE_POINT))
+    by_box_k1 = (kinds_k == "box")[:, None]
+    xy_k22 = np.where(by_box_k1[..., None], corners_k22, points_k22)
+    return xy_k22.astype(np.float32), np.where(by_box_k1, BOX_CORNERS, labels_k2).astype(np.int64)
 
 
 def random_pixels(masks_khw: BoolArray, random: np.random.Generator) -> Floats:

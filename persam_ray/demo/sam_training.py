@@ -1,6 +1,6 @@
 """Training a compact Segment Anything Model from random weights (Kirillov et al. 2023, arXiv:2304.02643, appendix A).
 
-    sam = new_compact_sam("mobilenetv2_100", image_size=512, seed=0)
+    sam = new_compact_sam("cs3darknet_s", image_size=384, seed=0)
     losses = TrainingLosses(sam)           # or DistributedDataParallel around it
     optimiser, schedule = make_optimiser(losses, settings)
     for step in range(settings.steps):
@@ -8,16 +8,19 @@
         values = train_step(losses, optimiser, schedule, batch, settings)
     tensors, metadata = to_compact_checkpoint(sam)
 
-A photo is encoded once and asked for up to 8 masks, each in three rounds: a point or a box first, then a point where
-the last answer was wrong, together with that answer. A step's loss is the mean of its photos' losses, each computed
-alone, and workers take equal shares of a step's photos, so the mean of their gradients is the gradient of the step.
+A photo is encoded once and asked for several masks, by a point, a box, or a point on the object and one beside it; some
+of them are asked for again, with a point where the answer was wrong and the answer itself. Workers take equal shares of
+a step's photos.
 
-Suffixes: b photos, k target masks of a photo, m candidates of a mask, n points, t prompt tokens, h w rows and columns,
-c channels.
+Two things differ from the paper. All three scales learn in the second round too, not only the single mask: PerSAM
+refines with all three. And a first prompt may be two points, one beside the object, which is how PerSAM begins.
+
+Suffixes: b photos, k target masks of a photo, n all target masks of a batch, m candidates of a mask (the single mask,
+then three scales), t prompt tokens, h w rows and columns, c channels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,24 +28,23 @@ import numpy.typing as npt
 import timm
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from persam_ray import few_shot
-from persam_ray.demo.norms import PhotoNorms
-from persam_ray.demo.sam_samples import CELL_PX, Sample, SampleSettings, make_sample, random_pixels
+from persam_ray.demo.sam_losses import candidate_losses, error_points
+from persam_ray.demo.sam_samples import PADDING_POINT, Sample, SampleSettings, make_sample
 from persam_ray.demo.scenes import Scene
 from persam_ray.sam import PIXEL_MEAN, PIXEL_STD
 from persam_ray.sam_build import COMPACT_FORMAT, DECODER_HEADS, CompactEncoder
-from persam_ray.sam_decoder import predict_masks
-from persam_ray.types import BoolArray
+from persam_ray.sam_decoder import predict_all_masks
 
 EMBEDDING = 256  # channels of the features; CompactEncoder's neck has as many
-FOCAL_WEIGHT = 20.0  # against 1 of the dice loss, as in the paper
-FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # of the focal loss's own paper (Lin et al. 2017), which SAM keeps
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,10 @@ class SamTrainingSettings:
     Attributes:
         steps: Optimiser steps.
         photos_per_step: Of all workers together; a multiple of their number.
-        later_prompts: Rounds after the first, each with one more point; at least 1, or the weights that take a mask
-            as prompt would get no gradient.
+        corrected: Targets of a photo that are asked for a second time; at least 1, or the weights that take a mask as
+            prompt would get no gradient.
+        small_steps: Part of the steps, in [0, 1], that are taken first, on photos of `small_px`: 2.25 times faster.
+        small_px: Side of the model's square input then, a multiple of 32.
         learning_rate: Highest rate of AdamW; reached after `warmup` of the steps, then a cosine to 0.
         weight_decay: AdamW's, on weights of two and more dimensions.
         warmup: Part of the steps, in [0, 1].
@@ -62,19 +66,24 @@ class SamTrainingSettings:
         samples: How samples are made.
     """
 
-    steps: int = 20_000
-    photos_per_step: int = 4
-    later_prompts: int = 2
-    learning_rate: float = 8e-4
+    steps: int = 8_000
+    photos_per_step: int = 8
+    corrected: int = 3
+    small_steps: float = 0.5
+    small_px: int = 256
+    learning_rate: float = 1e-3
     weight_decay: float = 0.05
-    warmup: float = 0.05
+    warmup: float = 0.03
     clip_norm: float = 1.0
     seed: int = 0
     samples: SampleSettings = field(default_factory=SampleSettings)
 
     def __post_init__(self) -> None:
-        if self.later_prompts < 1:
-            raise ValueError(f"later_prompts must be at least 1, but got {self.later_prompts}")
+        if not 1 <= self.corrected <= self.samples.targets:
+            raise ValueError(f"corrected must be in [1, targets = {self.samples.targets}], but got {self.corrected}")
+        if not 0 <= self.small_steps <= 1:
+            raise ValueError(f"small_steps must be in [0, 1], but got {self.small_steps}")
+        replace(self.samples, image_size_px=self.small_px)
         self.few_shot()
 
     def few_shot(self) -> few_shot.FewShotSettings:
@@ -91,6 +100,12 @@ class SamTrainingSettings:
             warmup=self.warmup,
             clip_norm=self.clip_norm,
         )
+
+    def samples_at(self, step: int) -> SampleSettings:
+        """Return how the samples of a step are made: small ones first."""
+        if step < self.small_steps * self.steps:
+            return replace(self.samples, image_size_px=self.small_px)
+        return self.samples
 
 
 # --- model -----------------------------------------------------------------------------------------------------------
@@ -123,6 +138,22 @@ class CompactSam(nn.Module):
             transformer=TwoWayTransformer(depth=2, embedding_dim=EMBEDDING, mlp_dim=2048, num_heads=DECODER_HEADS),
             num_multimask_outputs=3,
         )
+        _use_fast_norms(self)
+
+
+class _ChannelNorm(nn.LayerNorm):
+    """`segment_anything`'s LayerNorm2d by the fused kernel; the same weights under the same names."""
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return super().forward(x_bchw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _use_fast_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, LayerNorm2d):
+            setattr(module, name, _ChannelNorm(child.weight.shape[0], eps=child.eps))
+        else:
+            _use_fast_norms(child)
 
 
 def new_compact_sam(backbone: str, image_size: int, seed: int) -> CompactSam:
@@ -158,151 +189,112 @@ def to_compact_checkpoint(sam: CompactSam) -> tuple[dict[str, npt.NDArray[np.gen
 
 
 class TrainingLosses(nn.Module):
-    """A model's losses as a forward pass, which is where DistributedDataParallel gathers gradients."""
+    """A model's losses as a forward pass, which is where DistributedDataParallel gathers gradients.
 
-    def __init__(self, sam: CompactSam, later_prompts: int = 2) -> None:
+    Args:
+        sam: Trained in float32.
+        corrected: Targets of a photo that are asked for a second time.
+        compute: Type of the layers' arithmetic; BatchNorm's statistics and the losses are float32 always.
+    """
+
+    def __init__(self, sam: CompactSam, corrected: int = 3, compute: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.sam, self.later_prompts = sam, later_prompts
-        self.norms = PhotoNorms(sam)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "TrainingLosses":
-        """Set the mode; BatchNorm is trained in a way of its own (`norms`)."""
-        super().train(mode)
-        self.norms.hold(active=mode)
-        return self
+        self.questions, self.compute = _Questions(sam, corrected), compute
 
     def forward(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
         """Return three losses (scalars), each the mean over photos, their targets and rounds.
 
-        `focal` (times 20) and `dice` of the best candidate, `iou` of all candidates' predicted IoU.
+        `focal` (times 20) and `dice` of the candidates that learn, `iou` of all candidates' predicted IoU.
         """
-        features_bchw = self.sam.image_encoder(torch.stack([self._input(sample) for sample in batch]))
-        losses = [self._losses(one_chw, sample) for one_chw, sample in zip(features_bchw, batch, strict=True)]
-        return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+        # Not autocast: it casts weights at every use and runs layer norms in float32, 1.3 times slower on a CPU.
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        kept = {id(weight) for norm in norms for weight in norm.parameters()}
+        weights = {
+            name: weight if id(weight) in kept else weight.to(self.compute)
+            for name, weight in self.questions.named_parameters()
+        }
+        losses: dict[str, Tensor] = functional_call(self.questions, weights, (batch,))
+        return losses
+
+
+class _Questions(nn.Module):
+    """Two rounds of questions, and the losses of the answers."""
+
+    def __init__(self, sam: CompactSam, corrected: int) -> None:
+        super().__init__()
+        self.sam, self.corrected = sam, corrected
+
+    def forward(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
+        """Return the losses by name."""
+        images_b3hw = torch.stack([self._input(sample) for sample in batch])
+        features_bchw = self.sam.image_encoder(images_b3hw.contiguous(memory_format=torch.channels_last))
+        masks_bkhw = self._like(np.stack([sample.masks_khw for sample in batch])).float()
+        xy_bkt2 = np.stack([sample.xy_kt2 for sample in batch])
+        labels_bkt = np.stack([sample.labels_kt for sample in batch])
+        logits_nmhw, iou_nm = self._decode(features_bchw, xy_bkt2, labels_bkt, None)
+        one_point_n = torch.tensor((labels_bkt == PADDING_POINT).any(axis=2).ravel(), device=logits_nmhw.device)
+        first = candidate_losses(logits_nmhw, iou_nm, masks_bkhw.flatten(0, 1), single_n=~one_point_n)
+
+        some = slice(self.corrected)
+        answers_nhw = logits_nmhw[torch.arange(len(iou_nm)), iou_nm.argmax(dim=1)].detach()
+        answers_bkhw = answers_nhw.view(masks_bkhw.shape)[:, some]
+        corrections = [
+            error_points(answer_khw > 0, sample.masks_khw[some], np.random.default_rng(sample.seed))
+            for answer_khw, sample in zip(answers_bkhw.cpu().numpy(), batch, strict=True)
+        ]
+        xy_bkt2 = np.concatenate([xy_bkt2[:, some], np.stack([xy for xy, _ in corrections])[:, :, None]], axis=2)
+        labels_bkt = np.concatenate([labels_bkt[:, some], np.stack([label for _, label in corrections])[:, :, None]], 2)
+        logits_nmhw, iou_nm = self._decode(features_bchw, xy_bkt2, labels_bkt, answers_bkhw.flatten(0, 1))
+        single_n = torch.ones(len(iou_nm), dtype=torch.bool, device=iou_nm.device)
+        second = candidate_losses(logits_nmhw, iou_nm, masks_bkhw[:, some].flatten(0, 1), single_n)
+        return {name: (first[name] + second[name]) / 2 for name in first}
 
     def _input(self, sample: Sample) -> Tensor:
         """Return a photo as SAM's input (3, s, s): normalised, then padded with zeros."""
-        mean_3, std_3 = (self._like(np.array(values)) for values in (PIXEL_MEAN, PIXEL_STD))
-        normal_hw3 = (self._like(sample.image_hw3) - mean_3) / std_3
-        height, width, _ = sample.image_hw3.shape
-        size = self.sam.image_size_px
-        return F.pad(normal_hw3.permute(2, 0, 1), (0, size - width, 0, size - height))
+        normal_hw3 = (sample.image_hw3 - np.array(PIXEL_MEAN, np.float32)) / np.array(PIXEL_STD, np.float32)
+        height, width, _ = normal_hw3.shape
+        return F.pad(self._like(normal_hw3).permute(2, 0, 1), (0, sample.size_px - width, 0, sample.size_px - height))
 
     def _like(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.tensor(array).to(self.sam.mask_decoder.iou_token.weight)
 
-    def _losses(self, features_chw: Tensor, sample: Sample) -> dict[str, Tensor]:
-        random = np.random.default_rng(sample.seed)
-        masks_khw = self._like(sample.masks_khw)
-        xy_kn2, labels_kn = sample.points_k2[:, None], np.ones((len(sample.masks_khw), 1), dtype=np.int64)
-        rounds, answer_khw = [], None
-        for number in range(1 + self.later_prompts):
-            logits_kmhw, iou_km = self._decode(features_chw, sample, xy_kn2, labels_kn, answer_khw)
-            losses, best_k = candidate_losses(logits_kmhw, iou_km, masks_khw)
-            rounds.append(losses)
-            if number < self.later_prompts:
-                answer_khw = logits_kmhw.detach()[torch.arange(len(best_k), device=best_k.device), best_k]
-                xy_k2, label_k = error_points(answer_khw.cpu().numpy() > 0, sample.masks_khw, random)
-                xy_kn2 = np.concatenate([xy_kn2, xy_k2[:, None]], axis=1)
-                labels_kn = np.concatenate([labels_kn, label_k[:, None]], axis=1)
-        return {name: torch.stack([losses[name] for losses in rounds]).mean() for name in rounds[0]}
-
     def _decode(
         self,
-        features_chw: Tensor,
-        sample: Sample,
-        xy_kn2: npt.NDArray[np.float32],
-        labels_kn: npt.NDArray[np.int64],
-        answer_khw: Tensor | None,
+        features_bchw: Tensor,
+        xy_bkt2: npt.NDArray[np.float32],
+        labels_bkt: npt.NDArray[np.int64],
+        answers_nhw: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Return logits (k, m, h, w) and predicted IoU (k, m): three candidates at first, then the single mask.
+        """Return logits (n, m, h, w) and predicted IoU (n, m) of all four candidates, float32.
 
         Args:
-            features_chw: Of the photo.
-            sample: Its prompts, of which the box is taken or the first point.
-            xy_kn2: The points so far.
-            labels_kn: 1 on the object, 0 off it.
-            answer_khw: Logits of the round before, the mask prompt; None in the first.
+            features_bchw: Of the photos.
+            xy_bkt2: Pixels of the model frame.
+            labels_bkt: SAM's: -1 padding, 0 beside the object, 1 on it, 2 and 3 corners of its box.
+            answers_nhw: Logits of the round before, the mask prompt; None in the first.
         """
         encoder = self.sam.prompt_encoder
-        points = self._like(xy_kn2), torch.tensor(labels_kn).to(features_chw.device)
-        mask = None if answer_khw is None else answer_khw[:, None]
-        # n points and SAM's padding token are as many tokens as n - 1 points and a box: both kinds go through one call.
-        by_point_ktc, dense_kchw = encoder(points, None, mask)
-        later = (points[0][:, 1:], points[1][:, 1:]) if xy_kn2.shape[1] > 1 else None
-        by_box_ktc, _ = encoder(later, self._like(sample.boxes_k4), None)
-        by_box_k11 = torch.tensor(sample.by_box_k).to(features_chw.device)[:, None, None]
-        return predict_masks(
+        grid_hw = (features_bchw.shape[2], features_bchw.shape[3])
+        xy_nt2, labels_nt = torch.tensor(xy_bkt2).flatten(0, 1), torch.tensor(labels_bkt).flatten(0, 1)
+        dense_nchw = encoder.no_mask_embed.weight[:, :, None, None]
+        if answers_nhw is not None:
+            dense_nchw = encoder.mask_downscaling(answers_nhw[:, None].to(dense_nchw.dtype))
+        repeated_nchw = features_bchw.repeat_interleave(xy_bkt2.shape[1], dim=0)
+        logits_nmhw, iou_nm = predict_all_masks(
             self.sam.mask_decoder,
-            features_chw + dense_kchw,
-            encoder.get_dense_pe(),
-            torch.where(by_box_k11, by_box_ktc, by_point_ktc),
-            guidance_bhw=None,
-            embedding_bc=None,
-            multimask=answer_khw is None,
+            repeated_nchw + dense_nchw,
+            encoder.pe_layer(grid_hw)[None].to(features_bchw),
+            self._tokens(xy_nt2.to(features_bchw.device), labels_nt.to(features_bchw.device), 16 * grid_hw[0]),
         )
+        return logits_nmhw.float(), iou_nm.float()
 
-
-def candidate_losses(logits_kmhw: Tensor, iou_km: Tensor, masks_khw: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the losses of one round (scalars, means over targets) and the best candidate of each target (k).
-
-    Only the candidate with the least mask loss learns its mask; all learn to predict their real IoU.
-
-    Args:
-        logits_kmhw: Of each target's candidates.
-        iou_km: IoU that the model predicts for them.
-        masks_khw: The targets, 0 or 1.
-    """
-    truth_kmhw = masks_khw[:, None].expand_as(logits_kmhw)
-    focal_km = FOCAL_WEIGHT * focal_loss(logits_kmhw, truth_kmhw)
-    dice_km = dice_loss(logits_kmhw, truth_kmhw)
-    best_k = (focal_km + dice_km).argmin(dim=1)
-    rows_k = torch.arange(len(best_k), device=best_k.device)
-    real_km = real_iou(logits_kmhw, truth_kmhw)
-    losses = {
-        "focal": focal_km[rows_k, best_k].mean(),
-        "dice": dice_km[rows_k, best_k].mean(),
-        "iou": F.mse_loss(iou_km, real_km),
-    }
-    return losses, best_k
-
-
-def focal_loss(logits_kmhw: Tensor, truth_kmhw: Tensor) -> Tensor:
-    """Return the focal loss (k, m), the mean over cells."""
-    entropy = F.binary_cross_entropy_with_logits(logits_kmhw, truth_kmhw, reduction="none")
-    missed = (logits_kmhw.sigmoid() - truth_kmhw).abs()
-    alpha = FOCAL_ALPHA * truth_kmhw + (1 - FOCAL_ALPHA) * (1 - truth_kmhw)
-    return (alpha * missed**FOCAL_GAMMA * entropy).mean(dim=(2, 3))
-
-
-def dice_loss(logits_kmhw: Tensor, truth_kmhw: Tensor) -> Tensor:
-    """Return the dice loss (k, m); the 1 above and below, as everywhere, keeps it defined on empty masks."""
-    probability = logits_kmhw.sigmoid()
-    both = (probability * truth_kmhw).sum(dim=(2, 3))
-    return 1 - (2 * both + 1) / (probability.sum(dim=(2, 3)) + truth_kmhw.sum(dim=(2, 3)) + 1)
-
-
-@torch.no_grad()
-def real_iou(logits_kmhw: Tensor, truth_kmhw: Tensor) -> Tensor:
-    """Return the IoU (k, m) of the masks, which are where logits exceed 0."""
-    found, truth = logits_kmhw > 0, truth_kmhw > 0.5
-    return (found & truth).sum(dim=(2, 3)) / (found | truth).sum(dim=(2, 3)).clamp(min=1).to(logits_kmhw)
-
-
-def error_points(
-    found_khw: BoolArray, masks_khw: BoolArray, random: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return a random pixel (k, 2) where each answer is wrong, and its label (k): 1 if missed, 0 if not of the object.
-
-    Where nothing is wrong, a pixel of the object.
-    """
-    wrong_khw = found_khw ^ masks_khw
-    right_k = ~wrong_khw.any(axis=(1, 2))
-    wrong_khw[right_k] = masks_khw[right_k]
-    xy_k2 = random_pixels(wrong_khw, random)
-    columns, rows = (xy_k2 // CELL_PX).astype(np.int64).T
-    return xy_k2, masks_khw[np.arange(len(masks_khw)), rows, columns].astype(np.int64)
+    def _tokens(self, xy_nt2: Tensor, labels_nt: Tensor, size_px: int) -> Tensor:
+        """Return the prompt tokens (n, t, c), as SAM's PromptEncoder makes them of points and boxes."""
+        encoder = self.sam.prompt_encoder
+        kinds = [encoder.not_a_point_embed, *encoder.point_embeddings]
+        position_ntc: Tensor = encoder.pe_layer.forward_with_coords(xy_nt2 + 0.5, (size_px, size_px))
+        kinds_5c = torch.cat([kind.weight for kind in kinds])
+        return position_ntc.to(kinds_5c) * (labels_nt >= 0)[..., None] + kinds_5c[labels_nt + 1]
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
@@ -323,7 +315,8 @@ def make_batch(
     for position in range(first + rank, first + settings.photos_per_step, workers):
         epoch, index = divmod(position, len(scenes))
         order = np.random.default_rng([settings.seed, epoch]).permutation(len(scenes))
-        batch.append(make_sample(scenes[order[index]], settings.samples, few_shot.seed_of(settings.seed, position)))
+        seed = few_shot.seed_of(settings.seed, position)
+        batch.append(make_sample(scenes[int(order[index])], settings.samples_at(step), seed))
     return batch
 
 
@@ -344,7 +337,4 @@ def train_step(
     Raises:
         RuntimeError: The gradient is not finite: training diverged.
     """
-    values = few_shot.train_step(losses, optimiser, schedule, batch, settings.few_shot())
-    own = losses.module if isinstance(losses, DistributedDataParallel) else losses
-    own.norms.update()
-    return values
+    return few_shot.train_step(losses, optimiser, schedule, batch, settings.few_shot())

@@ -11,13 +11,13 @@ from typing import TypeVar, get_origin, get_type_hints
 import tyro
 import yaml
 
-from persam_ray.config import ConfigError, JobConfig
+from persam_ray.config import ConfigError, OutputConfig
 from persam_ray.storage import read_bytes
 
 NULL = ("", "~", "null", "Null", "NULL")
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
-ConfigT = TypeVar("ConfigT", bound=JobConfig)
+ConfigT = TypeVar("ConfigT", bound=OutputConfig)
 
 
 def parse(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT:
@@ -31,7 +31,7 @@ def parse(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT:
     return tyro.cli(config_class, args=[*flags, *arguments], config=(tyro.conf.FlagCreatePairsOff,))
 
 
-def _from_yaml(config_class: type[JobConfig], arguments: Sequence[str]) -> list[str]:
+def _from_yaml(config_class: type[OutputConfig], arguments: Sequence[str]) -> list[str]:
     uri = _config_argument(arguments)
     if uri is None:
         return []

@@ -22,21 +22,11 @@ class ConfigError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobConfig:
+class OutputConfig:
     """What every job has."""
-
-    images: str
-    """Photos: a folder or prefix of images, Parquet shards, WebDataset tars, COCO's instances_*.json, or
-    DeepFashion-MultiModal's folder; a path or a URL (s3://...)."""
 
     output: str
     """Folder or prefix for what the job writes."""
-
-    format: Format = "auto"
-    """Format of --images; auto looks at the names."""
-
-    annotations: str | None = None
-    """COCO instances_*.json for the photos below --images."""
 
     overwrite: bool = False
     """Remove an earlier run at --output first; without it, a run that is there already is an error."""
@@ -45,17 +35,35 @@ class JobConfig:
     """YAML file (path or URL) with any of these options; the command line wins over it."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "output"):  # an unset variable of a shell would mean the current folder
-            require(getattr(self, name) != "", f"--{name} must not be empty")
+        require(self.output != "", "--output must not be empty")  # an unset variable of a shell: the current folder
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as plain values, for the manifest."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "config"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig(OutputConfig):
+    """What every job has that reads photos."""
+
+    images: str
+    """Photos: a folder or prefix of images, Parquet shards, WebDataset tars, COCO's instances_*.json, or
+    DeepFashion-MultiModal's folder; a path or a URL (s3://...)."""
+
+    format: Format = "auto"
+    """Format of --images; auto looks at the names."""
+
+    annotations: str | None = None
+    """COCO instances_*.json for the photos below --images."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.images != "", "--images must not be empty")
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """All that the job reads, but the weights."""
         return tuple(uri for uri in (self.images, self.annotations) if uri)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the options as plain values, for the manifest."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "config"}
 
 
 @dataclass(frozen=True, kw_only=True)

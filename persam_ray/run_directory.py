@@ -19,8 +19,8 @@ VERSIONED = ("persam-ray", "ray", "torch", "segment-anything", "timm", "pyarrow"
 
 OWN_FILES = re.compile(
     r"((training|mask_rcnn|mask_rcnn_filtered|persam|persam_f|persam_f_filtered)/)?"  # the benchmark's
-    r"((manifest|metrics|training|benchmark)\.json|mask_rcnn\.safetensors|report/index\.html"
-    r"|((predictions|matches)/)?part-[0-9a-f]{16}\.parquet|checkpoints/(checkpoint_.+/state\.pt|[^/]+\.json))"
+    r"((manifest|metrics|training|benchmark)\.json|(mask_rcnn|compact_sam)\.safetensors|report/index\.html"
+    r"|((predictions|matches|scenes)/)?part-[0-9a-f]{16}\.parquet|checkpoints/(checkpoint_.+/state\.pt|[^/]+\.json))"
 )
 """What the jobs write below their output, and so what `--overwrite` may remove."""
 
@@ -46,13 +46,14 @@ class Counts:
     instances: int
 
 
-def prepare(output: str, inputs: Iterable[str], *, overwrite: bool) -> str:
+def prepare(output: str, inputs: Iterable[str], *, overwrite: bool, resume: bool = False) -> str:
     """Make sure that a run can be written, before any work, and return its URI, absolute if it is a path.
 
     Args:
         output: The run directory.
         inputs: What the job reads: none of it may lie in the output, nor the output in it.
         overwrite: Remove an earlier run's files; files that no run writes are never removed.
+        resume: Leave an earlier run's files, to go on with them.
 
     Raises:
         OutputError: Something is there already, or the output and an input lie within each other.
@@ -67,6 +68,8 @@ def prepare(output: str, inputs: Iterable[str], *, overwrite: bool) -> str:
     foreign = [name for name in existing if not OWN_FILES.fullmatch(name)]
     if foreign:
         raise OutputError(f"--output {output}: holds files that no run writes ({foreign[0]}, ...); choose another")
+    if resume:
+        return output
     if existing and not overwrite:
         raise OutputError(
             f"--output {output}: holds {len(existing)} files already ({existing[0]}, ...); use --overwrite"

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from persam_ray.demo.scenes import Scene
+from persam_ray.demo.packed import ObjectPhoto
 from persam_ray.images import resize, resized_size_hw
 from persam_ray.masks import tight_box
 from persam_ray.types import BoolArray, ByteArray
@@ -93,7 +93,7 @@ class Sample:
         return CELL_PX * int(self.masks_khw.shape[1])
 
 
-def make_sample(scene: Scene, settings: SampleSettings, seed: int) -> Sample:
+def make_sample(scene: ObjectPhoto, settings: SampleSettings, seed: int) -> Sample:
     """Crop, mirror and recolour a scene, and draw targets in it with their first prompts.
 
     Where fewer targets are large enough, they come several times, each with a prompt of its own.
@@ -102,8 +102,9 @@ def make_sample(scene: Scene, settings: SampleSettings, seed: int) -> Sample:
         ValueError: Nothing in the scene is large enough to ask for.
     """
     random = np.random.default_rng(seed)
+    photo_hw3, map_hw = scene.image_hw3, scene.object_map_hw
     for zoom in (settings.zoom, 1.0):
-        image_hw3, objects_hw = _framed(scene, settings.image_size_px, zoom, random)
+        image_hw3, objects_hw = _framed(photo_hw3, map_hw, settings.image_size_px, zoom, random)
         masks = list(_targets(objects_hw, scene.object_groups, settings.targets, random))
         if masks:
             break
@@ -123,18 +124,18 @@ def make_sample(scene: Scene, settings: SampleSettings, seed: int) -> Sample:
 # --- photo -----------------------------------------------------------------------------------------------------------
 
 
-def _framed(scene: Scene, size_px: int, zoom: float, random: np.random.Generator) -> tuple[ByteArray, Labels]:
+def _framed(
+    photo_hw3: ByteArray, map_hw: Labels, size_px: int, zoom: float, random: np.random.Generator
+) -> tuple[ByteArray, Labels]:
     """Return a window of the photo in the model frame, perhaps mirrored, and its map of objects, padded."""
-    height, width = scene.object_map_hw.shape
+    height, width = map_hw.shape
     factor = math.exp(random.uniform(0, math.log(zoom)))
     rows, columns = max(1, round(height / factor)), max(1, round(width / factor))
     top, left = int(random.integers(height - rows + 1)), int(random.integers(width - columns + 1))
     window = slice(top, top + rows), slice(left, left + columns)
     size_hw = resized_size_hw((rows, columns), size_px)
-    image_hw3 = resize(scene.image_hw3[window], size_hw)
-    objects_hw = cv2.resize(
-        np.ascontiguousarray(scene.object_map_hw[window]), size_hw[::-1], interpolation=cv2.INTER_NEAREST
-    )
+    image_hw3 = resize(photo_hw3[window], size_hw)
+    objects_hw = cv2.resize(np.ascontiguousarray(map_hw[window]), size_hw[::-1], interpolation=cv2.INTER_NEAREST)
     if random.random() < 0.5:
         image_hw3, objects_hw = image_hw3[:, ::-1], objects_hw[:, ::-1]
     padding = ((0, size_px - size_hw[0]), (0, size_px - size_hw[1]))

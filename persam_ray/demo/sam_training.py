@@ -32,14 +32,13 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from persam_ray import few_shot
+from persam_ray.demo.packed import ObjectPhoto
 from persam_ray.demo.sam_losses import candidate_losses, error_points
 from persam_ray.demo.sam_samples import PADDING_POINT, Sample, SampleSettings, make_sample
-from persam_ray.demo.scenes import Scene
 from persam_ray.sam import PIXEL_MEAN, PIXEL_STD
 from persam_ray.sam_build import COMPACT_FORMAT, DECODER_HEADS, CompactEncoder
 from persam_ray.sam_decoder import predict_all_masks
@@ -301,7 +300,7 @@ class _Questions(nn.Module):
 
 
 def make_batch(
-    scenes: Sequence[Scene], settings: SamTrainingSettings, step: int, rank: int = 0, workers: int = 1
+    scenes: Sequence[ObjectPhoto], settings: SamTrainingSettings, step: int, rank: int = 0, workers: int = 1
 ) -> list[Sample]:
     """Return one worker's samples of a step; scenes come in epochs, each in an order of its own, laid end to end.
 
@@ -326,7 +325,7 @@ def make_optimiser(losses: nn.Module, settings: SamTrainingSettings) -> tuple[Ad
 
 
 def train_step(
-    losses: TrainingLosses | DistributedDataParallel,
+    losses: nn.Module,
     optimiser: AdamW,
     schedule: LambdaLR,
     batch: Sequence[Sample],

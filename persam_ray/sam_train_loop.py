@@ -1,0 +1,201 @@
+"""Training the demo's compact SAM by Ray Train: scenes are drawn by tasks, read by every worker, and learned from.
+
+    driver: train_sam  ->  tasks: draw scenes into Parquet  ->  workers: read them; for each epoch: steps, checkpoint
+
+Every worker holds all scenes, packed (4,500 of them: 0.4 GB), and takes its share of each step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.train
+import ray.train.torch
+
+from persam_ray import cluster
+from persam_ray.progress import show_progress
+from persam_ray.storage import exists, filesystem, join, list_files, read_json, write_bytes, write_parquet
+from persam_ray.training import HISTORY_FILE, Course, Epoch, TrainingError, fit, plan_training, train_epochs
+
+if TYPE_CHECKING:
+    from persam_ray.demo.packed import PackedScene
+    from persam_ray.demo.sam_training import SamTrainingSettings
+    from persam_ray.sam_training_config import TrainSamConfig
+
+SAM_FILE = "compact_sam.safetensors"
+"""What a training run leaves below its output."""
+
+SCENES = "scenes"
+SCENES_PER_FILE = 50
+SCENE = pa.schema(
+    [("seed", pa.int64()), ("jpeg", pa.binary()), ("object_map", pa.binary()), ("groups", pa.list_(pa.int16()))]
+)
+
+
+@dataclass(frozen=True)
+class SamTrainingJob:
+    """What every worker is told.
+
+    Attributes:
+        backbone: Of timm.
+        image_size: Side of the model's input, pixels.
+        settings: Of samples and optimiser.
+        precision: Of the arithmetic.
+        threads: Of torch on the CPU.
+        course: How long is trained.
+    """
+
+    backbone: str
+    image_size: int
+    settings: SamTrainingSettings
+    precision: str
+    threads: int
+    course: Course
+
+
+# --- scenes ----------------------------------------------------------------------------------------------------------
+
+
+def draw_scenes(output: str, seeds: range, plan: cluster.WorkerPlan) -> None:
+    """Draw scenes into files below the output, in tasks; files that are there are kept."""
+    parts = [seeds[start : start + SCENES_PER_FILE] for start in range(0, len(seeds), SCENES_PER_FILE)]
+    counter = cluster.start_counter()
+    draw = ray.remote(num_cpus=plan.task_cpus)(_draw)
+    with show_progress("drawing scenes", len(seeds), lambda: cluster.read_counter(counter)[:2]):
+        ray.get([draw.remote(output, part, cluster.report_to(counter)) for part in parts])
+
+
+def _draw(output: str, seeds: range, report: Any) -> None:
+    from persam_ray.demo.packed import pack
+    from persam_ray.demo.scenes import draw_scene
+
+    uri = join(output, SCENES, f"part-{seeds[0]:016x}.parquet")
+    if not exists(uri):
+        rows = []
+        for seed in seeds:
+            scene = pack(draw_scene(seed))
+            rows.append(
+                {"seed": seed, "jpeg": scene.jpeg, "object_map": scene.object_map_png, "groups": scene.object_groups}
+            )
+        write_parquet(uri, pa.Table.from_pylist(rows, SCENE))
+    report(len(seeds), 0, {})
+
+
+def read_scenes(output: str) -> list[PackedScene]:
+    """Return all scenes below an output, by seed."""
+    from persam_ray.demo.packed import PackedScene
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for name in list_files(join(output, SCENES)):
+            fs, path = filesystem(join(output, SCENES, name))
+            with fs.open(path, "rb") as file:
+                yield from pq.read_table(file, schema=SCENE).to_pylist()
+
+    ordered = sorted(rows(), key=lambda row: row["seed"])
+    return [PackedScene(row["jpeg"], row["object_map"], tuple(row["groups"])) for row in ordered]
+
+
+# --- the worker ------------------------------------------------------------------------------------------------------
+
+
+def train_worker(config: Mapping[str, Any]) -> None:
+    """Train on this worker's share of each step, from the last checkpoint on; called by Ray Train."""
+    import torch
+
+    from persam_ray.demo.sam_training import TrainingLosses, make_batch, make_optimiser, new_compact_sam, train_step
+
+    job: SamTrainingJob = config["job"]
+    torch.set_num_threads(job.threads)
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    scenes = read_scenes(job.course.output)
+    sam = new_compact_sam(job.backbone, job.image_size, job.settings.seed).to(memory_format=torch.channels_last)
+    losses = ray.train.torch.prepare_model(TrainingLosses(sam, job.settings.corrected, getattr(torch, job.precision)))
+    optimiser, schedule = make_optimiser(losses, job.settings)
+
+    def take_step(step: int) -> tuple[dict[str, float], int]:
+        batch = make_batch(scenes, job.settings, step, rank, workers)
+        return train_step(losses, optimiser, schedule, batch, job.settings), len(batch)
+
+    def save_model() -> None:
+        from safetensors.numpy import save
+
+        from persam_ray.demo.sam_training import to_compact_checkpoint
+
+        write_bytes(join(job.course.output, SAM_FILE), save(*to_compact_checkpoint(sam)))
+
+    train_epochs(job.course, losses, optimiser, schedule, take_step, save_model)
+
+
+# --- the driver ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FittedSam:
+    """A trained compact SAM.
+
+    Attributes:
+        checkpoint: URI of its weights.
+        epochs: Losses, learning rate and seconds of each.
+        seconds: Wall-clock time of training, drawing not included.
+    """
+
+    checkpoint: str
+    epochs: list[Epoch]
+    seconds: float
+
+
+def train_sam(config: TrainSamConfig, output: str) -> FittedSam:
+    """Draw scenes and train on them.
+
+    Args:
+        config: The user's options.
+        output: URI below which scenes, model, history and checkpoints are written.
+
+    Raises:
+        ConfigError: More workers than GPUs.
+        TrainingError: The backbone does not serve, training diverged, workers were lost too often, or the run to go on
+            with had other options.
+    """
+    plan = plan_training(config.workers)
+    settings = config.settings
+    told = asdict(settings) | {"backbone": config.backbone, "scenes": config.scenes, "first_seed": config.first_seed}
+    if config.resume:
+        _check_same(output, told)
+    course = Course(config.steps, config.epoch_steps, output, told)
+    job = SamTrainingJob(config.backbone, config.image_size, settings, config.precision, plan.threads, course)
+    cluster.in_task(plan, _check_model, job)
+    draw_scenes(output, range(config.first_seed, config.first_seed + config.scenes), plan)
+    started_s = time.perf_counter()
+    counter = cluster.start_counter()
+    with show_progress("training", config.steps * config.photos_per_step, lambda: cluster.read_counter(counter)[:2]):
+        job = replace(job, course=replace(course, report=cluster.report_to(counter)))
+        fit(train_worker, {"job": job}, output, config.workers, plan)
+    epochs = read_json(join(output, HISTORY_FILE))["epochs"]
+    return FittedSam(join(output, SAM_FILE), epochs, time.perf_counter() - started_s)
+
+
+def _check_model(job: SamTrainingJob) -> None:
+    from persam_ray.demo.sam_training import new_compact_sam
+
+    try:
+        new_compact_sam(job.backbone, job.image_size, job.settings.seed)
+    except Exception as error:  # timm raises what it likes for a backbone without these strides
+        raise TrainingError(f"--backbone {job.backbone}: {error}") from error
+
+
+def _check_same(output: str, told: Mapping[str, Any]) -> None:
+    """Raise TrainingError where the run to go on with was told something else."""
+    if not exists(join(output, HISTORY_FILE)):
+        return  # it was stopped in its first epoch, or never began
+    before = read_json(join(output, HISTORY_FILE))["settings"]
+    differing = sorted(name for name in told if before.get(name) != told[name])
+    if differing:
+        was = ", ".join(f"{name} was {before.get(name)!r}" for name in differing)
+        raise TrainingError(f"--resume: the run at {output} had other options: {was}")

@@ -1,0 +1,93 @@
+"""The options of the job that trains the compact SAM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from persam_ray.config import ConfigError, OutputConfig, check_between, require
+
+if TYPE_CHECKING:
+    from persam_ray.demo.sam_training import SamTrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSamConfig(OutputConfig):
+    """Train a compact Segment Anything Model from random weights on drawn scenes: how the demo's model was made.
+
+    Example: python jobs/train_sam.py --output compact-sam
+    """
+
+    scenes: int = 4500
+    """Scenes to draw and train on; a quarter of a second and 85 KB each."""
+
+    first_seed: int = 10_000
+    """Seed of the first scene; the demo shows those from 0 on, the model is judged on those from 1,000,000 on."""
+
+    backbone: str = "cs3darknet_s"
+    """Of the image encoder: a model of timm with features at strides 8, 16 and 32."""
+
+    image_size: int = 384
+    """Side of the model's square input in pixels, a multiple of 32."""
+
+    steps: int = 6800
+    """Optimiser steps."""
+
+    small_steps: float = 0.65
+    """Part of the steps, 0 to 1, that are taken first, on photos two thirds the size: 2.25 times faster."""
+
+    photos_per_step: int = 8
+    """Photos in a step, of all workers together; a multiple of --workers."""
+
+    epoch_steps: int = 100
+    """An epoch is so many steps, after which losses are reported and a checkpoint is written."""
+
+    learning_rate: float = 1e-3
+    """Highest learning rate of AdamW."""
+
+    workers: int = 1
+    """Training processes, each with a GPU where there are any."""
+
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the arithmetic; weights and losses are float32."""
+
+    seed: int = 0
+    """Of everything that is random but the scenes."""
+
+    resume: bool = False
+    """Go on with the run at --output from its last checkpoint; all other options must be what they were."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("scenes", "steps", "photos_per_step", "epoch_steps", "workers"):
+            value = getattr(self, name)
+            require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, but is {value}")
+        for name in ("seed", "first_seed"):
+            require(getattr(self, name) >= 0, f"--{name.replace('_', '-')} must be at least 0")
+        require(
+            self.image_size >= 96 and self.image_size % 32 == 0,
+            f"--image-size must be a multiple of 32, at least 96, but is {self.image_size}",
+        )
+        if self.photos_per_step % self.workers:
+            raise ConfigError(
+                f"--photos-per-step must be a multiple of --workers ({self.workers}), but is {self.photos_per_step}"
+            )
+        check_between("--learning-rate", self.learning_rate, 1e-12, 1)
+        check_between("--small-steps", self.small_steps, 0, 1)
+        require(not (self.resume and self.overwrite), "--resume does not go with --overwrite")
+
+    @property
+    def settings(self) -> SamTrainingSettings:
+        """What the optimiser is told."""
+        from persam_ray.demo.sam_samples import SampleSettings
+        from persam_ray.demo.sam_training import SamTrainingSettings
+
+        return SamTrainingSettings(
+            steps=self.steps,
+            photos_per_step=self.photos_per_step,
+            small_steps=self.small_steps,
+            small_px=max(64, self.image_size * 2 // 3 // 32 * 32),
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+            samples=SampleSettings(image_size_px=self.image_size),
+        )

@@ -10,6 +10,7 @@ from persam_ray.command_line import run_job
 from persam_ray.config import split_ids
 from persam_ray.contenders import Contest, mask_rcnn_rows, persam_rows
 from persam_ray.datasets import Dataset, load_reference, open_dataset
+from persam_ray.demonstration import draw_photos
 from persam_ray.detector_config import BenchmarkConfig
 from persam_ray.progress import console, show_table
 from persam_ray.reading import count_images
@@ -29,6 +30,8 @@ from persam_ray.types import BadReferenceError, Reference
 
 def benchmark(config: BenchmarkConfig) -> None:
     """Run the job: split, train and label by each method, compare, and write the table and the report."""
+    if config.demo:
+        draw_photos(config.images)
     dataset = open_dataset(config.images, config.format, config.annotations)
     output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
     check_start(config.start)

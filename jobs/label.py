@@ -7,6 +7,7 @@ from persam_ray.checkpoints import locate
 from persam_ray.command_line import run_job
 from persam_ray.config import LabelConfig
 from persam_ray.datasets import open_dataset
+from persam_ray.demonstration import draw_photos
 from persam_ray.judging import JudgeOptions
 from persam_ray.progress import summarize, tell_ignored
 from persam_ray.reading import count_images, read_rows
@@ -17,6 +18,8 @@ from persam_ray.stages import Run
 def label(config: LabelConfig) -> None:
     """Run the job: check everything that can be checked, load the model, label, add up, and say that it is complete."""
     started_s = time.perf_counter()
+    if config.demo:
+        draw_photos(config.images)
     dataset = open_dataset(config.images, config.format, config.annotations)
     tell_ignored(dataset)
     references = load_references(config)

@@ -47,6 +47,9 @@ OFFICIAL = {
     ),
 }
 
+DEMO_SAM = Path(__file__).parent / "demo" / "compact_sam.safetensors"
+"""The small SAM that comes along; its card lies beside it."""
+
 DETECTOR_FILE = "mask_rcnn.safetensors"
 """What a training run leaves below its output."""
 
@@ -66,6 +69,8 @@ DETECTOR_STARTS = {
 def locate(name_or_uri: str) -> str:
     """Return the URI of a checkpoint: official names are fetched into the user's cache first, with a progress bar.
 
+    `demo` is the small SAM that comes along.
+
     The cache is the platform's (on Linux `$XDG_CACHE_HOME/persam_ray`, or `~/.cache/persam_ray`).
 
     Raises:
@@ -74,8 +79,11 @@ def locate(name_or_uri: str) -> str:
     official = OFFICIAL.get(name_or_uri)
     if official is not None:
         return _fetch(official, f"--sam {name_or_uri}")
+    if name_or_uri == "demo":
+        return str(DEMO_SAM)
     if not exists(name_or_uri):
-        raise StorageError(f"{name_or_uri}: no such checkpoint file, nor one of the names {', '.join(OFFICIAL)}")
+        names = ", ".join([*OFFICIAL, "demo"])
+        raise StorageError(f"{name_or_uri}: no such checkpoint file, nor one of the names {names}")
     return absolute(name_or_uri)
 
 

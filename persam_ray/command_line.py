@@ -11,6 +11,7 @@ from typing import TypeVar, get_origin, get_type_hints
 import tyro
 import yaml
 
+from persam_ray import demonstration
 from persam_ray.config import ConfigError, OutputConfig
 from persam_ray.storage import read_bytes
 
@@ -27,8 +28,10 @@ def parse(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT:
         ConfigError: An option has a value that is not allowed, or the YAML file is not a mapping of options.
         SystemExit: `--help`, or an unknown option (status 2, with a message).
     """
-    flags = _from_yaml(config_class, arguments)
-    return tyro.cli(config_class, args=[*flags, *arguments], config=(tyro.conf.FlagCreatePairsOff,))
+    flags = [*_from_yaml(config_class, arguments), *arguments]
+    given = [flag.split("=", 1)[0].replace("_", "-") for flag in flags if flag.startswith("--")]
+    flags = [*demonstration.options(config_class, given), *flags]
+    return tyro.cli(config_class, args=flags, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def _from_yaml(config_class: type[OutputConfig], arguments: Sequence[str]) -> list[str]:

@@ -74,6 +74,10 @@ class LabelConfig(JobConfig):
     --output s3://bucket/labels
     """
 
+    demo: bool = False
+    """Try the job without photos or downloads: 70 photos are drawn into demo/scenes and their tops labeled by the small
+    SAM that comes along, into demo/labels. Other options may be given beside it."""
+
     reference: Annotated[Repeated, tyro.conf.arg(metavar="CATEGORY=IMAGE,MASK")] = ()
     """A photo and its mask (any non-zero pixel is the object; in a JPEG, any brighter than half), paths or URLs. Repeat
     for more categories, or for more references of one."""
@@ -89,8 +93,8 @@ class LabelConfig(JobConfig):
     """Take these images of --references instead of the first."""
 
     sam: str = "vit_b"
-    """Segment Anything weights: vit_b, vit_l, vit_h or mobile_sam (fetched once, digest verified), or the path or URL
-    of a checkpoint (.pth, .safetensors); its architecture is read from the file."""
+    """Segment Anything weights: vit_b, vit_l, vit_h or mobile_sam (fetched once, digest verified), demo (small, comes
+    along, for drawn photos), or the path or URL of a checkpoint (.pth, .safetensors); its architecture is read from the file."""
 
     method: Method = "persam"
     """persam needs no fitting; persam_f fits two mask weights on the reference first (about a second per category)."""

@@ -157,6 +157,11 @@ class BenchmarkConfig(TrainingConfig):
     --output comparison
     """
 
+    demo: bool = False
+    """Try the job without photos or downloads: 70 photos are drawn into demo/scenes and the methods compared on
+    finding tops in them, with the small SAM that comes along, into demo/benchmark. Other options may be given beside
+    it."""
+
     category: str
     """Category to find."""
 
@@ -185,8 +190,8 @@ class BenchmarkConfig(TrainingConfig):
     """The same for PerSAM and PerSAM-F, which give each image one mask and a score that is no probability."""
 
     sam: str = "vit_b"
-    """Segment Anything weights: vit_b, vit_l, vit_h or mobile_sam (fetched once, digest verified), or the path or URL
-    of a checkpoint."""
+    """Segment Anything weights: vit_b, vit_l, vit_h or mobile_sam (fetched once, digest verified), demo (small, comes
+    along, for drawn photos), or the path or URL of a checkpoint."""
 
     guidance: Literal["aligned", "official"] = "aligned"
     """Where PerSAM's attention map lies on photos that are not square: as in jobs/label.py."""

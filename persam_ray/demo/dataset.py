@@ -7,15 +7,26 @@ from PIL import Image
 from persam_ray.demo.scenes import draw_scene
 
 
-def write_scenes(folder: Path, count: int, first_seed: int = 0, size_hw: tuple[int, int] = (560, 384)) -> None:
-    """Write `count` scenes below a folder: `images/<name>.jpg` with `segm/<name>_segm.png`.
+def write_scene(folder: Path, seed: int, size_hw: tuple[int, int] = (560, 384)) -> None:
+    """Write a scene below a folder: `images/<name>.jpg` with `segm/<name>_segm.png`, the photo last.
 
     The name holds the seed, so that folders written with other seeds can be merged.
     """
-    images, segm = folder / "images", folder / "segm"
-    images.mkdir(parents=True, exist_ok=True)
-    segm.mkdir(exist_ok=True)
-    for seed in range(first_seed, first_seed + count):
-        scene = draw_scene(seed, size_hw)
-        (images / f"scene_{seed:06d}.jpg").write_bytes(scene.jpeg)
-        Image.fromarray(scene.index_hw).save(segm / f"scene_{seed:06d}_segm.png", optimize=True)
+    photo, segm = _paths(folder, seed)
+    for path in (photo, segm):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    scene = draw_scene(seed, size_hw)
+    Image.fromarray(scene.index_hw).save(segm, optimize=True)
+    unfinished = photo.with_name(f".{photo.name}")
+    unfinished.write_bytes(scene.jpeg)
+    unfinished.replace(photo)
+
+
+def is_written(folder: Path, seed: int) -> bool:
+    """Return whether a scene lies below a folder, whole."""
+    return all(path.exists() for path in _paths(folder, seed))
+
+
+def _paths(folder: Path, seed: int) -> tuple[Path, Path]:
+    name = f"scene_{seed:06d}"
+    return folder / "images" / f"{name}.jpg", folder / "segm" / f"{name}_segm.png"

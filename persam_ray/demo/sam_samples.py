@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from persam_ray.demo.packed import ObjectPhoto
+from persam_ray.demo.sam_layout import Layout, lay_out
 from persam_ray.images import resize, resized_size_hw
 from persam_ray.masks import tight_box
 from persam_ray.types import BoolArray, ByteArray
@@ -78,6 +79,7 @@ class Sample:
         masks_khw: bool, on the cells of the padded model frame, each at least LEAST_CELLS.
         xy_kt2: First prompts, two tokens each: x and y of pixels, float32.
         labels_kt: What the tokens are (BESIDE_POINT, ON_POINT, PADDING_POINT, BOX_CORNERS), int64.
+        layout: Where all things of the photo lie.
         seed: Of the later prompts.
     """
 
@@ -85,6 +87,7 @@ class Sample:
     masks_khw: BoolArray
     xy_kt2: Floats
     labels_kt: npt.NDArray[np.int64]
+    layout: Layout
     seed: int
 
     @property
@@ -117,6 +120,7 @@ def make_sample(scene: ObjectPhoto, settings: SampleSettings, seed: int) -> Samp
         masks_khw=masks_khw,
         xy_kt2=xy_kt2,
         labels_kt=labels_kt,
+        layout=_layout(objects_hw, scene.object_groups),
         seed=int(random.integers(2**63)),
     )
 
@@ -150,6 +154,13 @@ def _recoloured(image_hw3: ByteArray, colour: float, random: np.random.Generator
     mean = gray_hw1.mean()
     pixels_hw3 = mean + (pixels_hw3 - mean) * np.float32(contrast)
     return np.asarray(np.clip(pixels_hw3 + 0.5, 0, 255), dtype=np.uint8)
+
+
+def _layout(objects_hw: Labels, groups: tuple[int, ...]) -> Layout:
+    """Return the layout of a photo, by what is at the middle of each cell."""
+    things_yx = objects_hw[CELL_PX // 2 :: CELL_PX, CELL_PX // 2 :: CELL_PX]
+    groups_yx = np.where(things_yx == PADDING, PADDING, np.array(groups, dtype=np.int16)[things_yx])
+    return lay_out(things_yx, groups_yx)
 
 
 # --- targets ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ A photo is encoded once and asked for several masks, by a point, a box, or a poi
 of them are asked for again, with a point where the answer was wrong and the answer itself. Workers take equal shares of
 a step's photos.
 
-Two things differ from the paper. All three scales learn in the second round too, not only the single mask: PerSAM
+Three things differ from the paper. The features also learn where things lie (`sam_layout`), from the same masks. All three scales learn in the second round too, not only the single mask: PerSAM
 refines with all three. And a first prompt may be two points, one beside the object, which is how PerSAM begins.
 
 Suffixes: b photos, k target masks of a photo, n all target masks of a batch, m candidates of a mask (the single mask,
@@ -37,6 +37,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from persam_ray import few_shot
 from persam_ray.demo.packed import ObjectPhoto
+from persam_ray.demo.sam_layout import LayoutHead, layout_loss
 from persam_ray.demo.sam_losses import candidate_losses, error_points
 from persam_ray.demo.sam_samples import PADDING_POINT, Sample, SampleSettings, make_sample
 from persam_ray.sam import PIXEL_MEAN, PIXEL_STD
@@ -201,9 +202,10 @@ class TrainingLosses(nn.Module):
         self.questions, self.compute = _Questions(sam, corrected), compute
 
     def forward(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
-        """Return three losses (scalars), each the mean over photos, their targets and rounds.
+        """Return four losses (scalars).
 
-        `focal` (times 20) and `dice` of the candidates that learn, `iou` of all candidates' predicted IoU.
+        `focal` (times 20) and `dice` of the candidates that learn, `iou` of all candidates' predicted IoU, each the mean
+        over photos, their targets and rounds; `layout` of the features (`sam_layout`).
         """
         # Not autocast: it casts weights at every use and runs layer norms in float32, 1.3 times slower on a CPU.
         norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -222,6 +224,9 @@ class _Questions(nn.Module):
     def __init__(self, sam: CompactSam, corrected: int) -> None:
         super().__init__()
         self.sam, self.corrected = sam, corrected
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.layout_head = LayoutHead(EMBEDDING)
 
     def forward(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
         """Return the losses by name."""
@@ -246,7 +251,9 @@ class _Questions(nn.Module):
         logits_nmhw, iou_nm = self._decode(features_bchw, xy_bkt2, labels_bkt, answers_bkhw.flatten(0, 1))
         single_n = torch.ones(len(iou_nm), dtype=torch.bool, device=iou_nm.device)
         second = candidate_losses(logits_nmhw, iou_nm, masks_bkhw[:, some].flatten(0, 1), single_n)
-        return {name: (first[name] + second[name]) / 2 for name in first}
+        places_bohw, edges_byx = self.layout_head(features_bchw)
+        layout = layout_loss(places_bohw, edges_byx, [sample.layout for sample in batch])
+        return {name: (first[name] + second[name]) / 2 for name in first} | {"layout": layout}
 
     def _input(self, sample: Sample) -> Tensor:
         """Return a photo as SAM's input (3, s, s): normalised, then padded with zeros."""

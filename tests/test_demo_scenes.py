@@ -10,7 +10,7 @@ from PIL import Image
 
 from persam_ray.annotations import DEEPFASHION_CATEGORIES
 from persam_ray.datasets import open_dataset
-from persam_ray.demo.dataset import write_scenes
+from persam_ray.demo.dataset import is_written, write_scene
 from persam_ray.demo.palettes import rgb
 from persam_ray.demo.scenes import CLASS_INDICES, Scene, draw_scene
 from persam_ray.demo.shapes import along, ellipse, points, tube
@@ -134,7 +134,10 @@ def test_edges_of_masks_lie_on_edges_of_the_photo() -> None:
 
 
 def test_written_scenes_are_a_deepfashion_dataset(tmp_path: Path) -> None:
-    write_scenes(tmp_path, 3, first_seed=4, size_hw=SMALL_HW)
+    for seed in (4, 5, 6):
+        assert not is_written(tmp_path, seed)
+        write_scene(tmp_path, seed, SMALL_HW)
+        assert is_written(tmp_path, seed)
     dataset = open_dataset(str(tmp_path))
     assert dataset.format == "deepfashion"
     rows = [row for shard in dataset.shards for table in shard.read() for row in table.to_pylist()]

@@ -42,25 +42,30 @@ class Quality:
     targets: int
 
 
-def evaluate(sam: Sam, scenes: Iterable[Scene]) -> Quality:
+def evaluate(sam: Sam, scenes: Iterable[Scene], least_share: float = LEAST_SHARE) -> Quality:
     """Measure a model; the scenes should be of seeds that it was not trained on.
+
+    Args:
+        sam: The model.
+        scenes: What it is asked about.
+        least_share: Of the photo's pixels that a target covers.
 
     Raises:
         ValueError: No scene has a target.
     """
-    ious_n2 = np.concatenate([np.zeros((0, 2)), *(_scene_ious(sam, scene) for scene in scenes)])
+    ious_n2 = np.concatenate([np.zeros((0, 2)), *(_scene_ious(sam, scene, least_share) for scene in scenes)])
     if not len(ious_n2):
-        raise ValueError(f"no object of the scenes covers {LEAST_SHARE:.1%} of its photo")
+        raise ValueError(f"no object of the scenes covers {least_share:.1%} of its photo")
     by_point, by_box = ious_n2.mean(axis=0).tolist()
     return Quality(by_point, by_box, len(ious_n2))
 
 
-def targets(scene: Scene) -> list[BoolArray]:
+def targets(scene: Scene, least_share: float = LEAST_SHARE) -> list[BoolArray]:
     """Return the visible masks (h, w) of the objects and groups that are large enough, none twice.
 
     A group of which one object is left to see has that object's mask.
     """
-    least = LEAST_SHARE * scene.object_map_hw.size
+    least = least_share * scene.object_map_hw.size
     masks = {mask_hw.tobytes(): mask_hw for _, mask_hw in (*scene.objects, *scene.groups) if mask_hw.sum() >= least}
     return list(masks.values())
 
@@ -72,9 +77,9 @@ def central_pixel(mask_hw: BoolArray) -> tuple[int, int]:
     return x, y
 
 
-def _scene_ious(sam: Sam, scene: Scene) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _scene_ious(sam: Sam, scene: Scene, least_share: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Return each target's IoU by point and by box, (k, 2)."""
-    masks = targets(scene)
+    masks = targets(scene, least_share)
     features_1chw = sam.encode([resize_longest_side(scene.image_hw3, sam.image_size_px)])
     frame = sam.frame(scene.object_map_hw.shape)
     ious = []

@@ -204,8 +204,8 @@ class TrainingLosses(nn.Module):
     def forward(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
         """Return four losses (scalars).
 
-        `focal` (times 20) and `dice` of the candidates that learn, `iou` of all candidates' predicted IoU, each the mean
-        over photos, their targets and rounds; `layout` of the features (`sam_layout`).
+        `focal` (times 20) and `dice` of the candidates that learn, `iou` of all candidates' predicted IoU, each the
+        mean over photos, their targets and rounds; `layout` of the features (`sam_layout`).
         """
         # Not autocast: it casts weights at every use and runs layer norms in float32, 1.3 times slower on a CPU.
         norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]

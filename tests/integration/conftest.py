@@ -41,12 +41,14 @@ class Finished:
 Job = Callable[..., Finished]
 
 
-def start_job(name: str, *options: str, env: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[str], str]:
+def start_job(
+    name: str, *options: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> tuple[subprocess.Popen[str], str]:
     """Start jobs/<name>.py; the mark in its environment is inherited by every process that it starts."""
     mark = uuid.uuid4().hex
     command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *options]
     environment = {**os.environ, MARK: mark, **(env or {})}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE), mark
+    return subprocess.Popen(command, cwd=cwd, env=environment, text=True, stderr=subprocess.PIPE), mark
 
 
 def finish(process: subprocess.Popen[str], mark: str) -> Finished:

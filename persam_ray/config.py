@@ -94,7 +94,8 @@ class LabelConfig(JobConfig):
 
     sam: str = "vit_b"
     """Segment Anything weights: vit_b, vit_l, vit_h or mobile_sam (fetched once, digest verified), demo (small, comes
-    along, for drawn photos), or the path or URL of a checkpoint (.pth, .safetensors); its architecture is read from the file."""
+    along, for drawn photos), or the path or URL of a checkpoint (.pth, .safetensors), whose architecture is read from
+    it."""
 
     method: Method = "persam"
     """persam needs no fitting; persam_f fits two mask weights on the reference first (about a second per category)."""

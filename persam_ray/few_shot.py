@@ -338,12 +338,17 @@ def make_optimiser(model: nn.Module, settings: FewShotSettings) -> tuple[AdamW, 
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=settings.learning_rate,
     )
-    warmup = max(1, round(settings.warmup * settings.steps))
 
     def factor(step: int) -> float:
-        return min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * min(1.0, step / settings.steps))) / 2
+        return learning_rate_factor(step, settings.steps, settings.warmup)
 
     return optimiser, LambdaLR(optimiser, factor)
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
+    """Return the part of the highest learning rate at a step: a linear warm-up, then a cosine to 0."""
+    warmup_steps = max(1, round(warmup * steps))
+    return min(1.0, (step + 1) / warmup_steps) * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
 
 
 def train_step(

@@ -100,8 +100,9 @@ def train_epochs(
             losses, photos = take_step(step)
             values.append(losses | {"learning_rate": rate})
             course.report(photos, 0, {})
-        means = {name: sum(value[name] for value in values) / len(values) for name in values[0]}
-        history.append({"epoch": epoch, "steps": len(values), **means, "seconds": time.perf_counter() - started_s})
+        history.append(
+            {"epoch": epoch, "steps": len(values), **_means(values), "seconds": time.perf_counter() - started_s}
+        )
         if not is_first:
             ray.train.report(history[-1])
             continue
@@ -109,6 +110,13 @@ def train_epochs(
             save_model()
         write_json(join(course.output, HISTORY_FILE), {"settings": course.settings, "epochs": history})
         _report_checkpoint(own, optimiser, schedule, history)
+
+
+def _means(values: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each number, over the steps that have it."""
+    names = {name: None for value in values for name in value}
+    found = {name: [value[name] for value in values if name in value] for name in names}
+    return {name: sum(numbers) / len(numbers) for name, numbers in found.items()}
 
 
 def _restore(model: nn.Module, optimiser: Optimizer, schedule: Any) -> list[Epoch]:

@@ -1,9 +1,9 @@
 """Where things lie: what the features of a compact SAM learn besides answering prompts, from the same masks.
 
 A few prompts per photo tell an encoder that starts from random weights little. So at every cell of its features a
-linear layer, which is thrown away after training, is asked how far it is to the sides of the thing in front there, where
-in its group (a person, a car) that is and how large the group is, and at SAM's mask resolution where things end. It is
-asked for no name of anything.
+linear layer, which is thrown away after training, is asked how far it is to the sides of the thing in front there,
+where in its group (a person, a car) that is and how large the group is, and at SAM's mask resolution where things end.
+It is asked for no name of anything.
 
 Suffixes: b photos, h w cells of the features (16 pixels), y x cells of masks (4 pixels), o numbers asked for.
 """

@@ -51,7 +51,7 @@ class SampleSettings:
 
     Attributes:
         image_size_px: Side of the model's square input, a multiple of 32.
-        targets: Masks asked for in each photo; the encoder runs once for all.
+        targets: Masks asked for in each photo; the encoder runs once for all. 0 leaves the layout alone.
         zoom: Photos are cropped to windows smaller by up to this factor; 1 is off.
         colour: Brightness, contrast and saturation change by factors up to 1 +- this, in [0, 1].
     """
@@ -64,7 +64,7 @@ class SampleSettings:
     def __post_init__(self) -> None:
         if self.image_size_px < 64 or self.image_size_px % 32:
             raise ValueError(f"image_size_px must be a multiple of 32, at least 64, but got {self.image_size_px}")
-        for name, low, high in (("targets", 1, math.inf), ("zoom", 1, math.inf), ("colour", 0, 1)):
+        for name, low, high in (("targets", 0, math.inf), ("zoom", 1, math.inf), ("colour", 0, 1)):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} must be in [{low}, {high}], but got {value}")
@@ -109,11 +109,13 @@ def make_sample(scene: ObjectPhoto, settings: SampleSettings, seed: int) -> Samp
     for zoom in (settings.zoom, 1.0):
         image_hw3, objects_hw = _framed(photo_hw3, map_hw, settings.image_size_px, zoom, random)
         masks = list(_targets(objects_hw, scene.object_groups, settings.targets, random))
-        if masks:
+        if masks or not settings.targets:
             break
     else:
         raise ValueError(f"no object of the scene has {LEAST_CELLS} cells at {settings.image_size_px} pixels")
-    masks_khw = np.array([masks[number % len(masks)] for number in range(settings.targets)])
+    cells = settings.image_size_px // CELL_PX
+    asked = [masks[number % len(masks)] for number in range(settings.targets)]
+    masks_khw = np.array(asked, dtype=np.bool_).reshape(-1, cells, cells)
     xy_kt2, labels_kt = _first_prompts(masks_khw, _cells_of_photo(image_hw3, masks_khw), settings, random)
     return Sample(
         image_hw3=_recoloured(image_hw3, settings.colour, random),
@@ -236,7 +238,7 @@ def _first_prompts(
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
     """Return the tokens of each mask's first prompt, (k, 2, 2), and their labels, (k, 2)."""
     kinds_k = random.choice(list(PROMPT_KINDS), size=len(masks_khw), p=list(PROMPT_KINDS.values()))
-    boxes_k4 = np.array([tight_box(mask_hw) for mask_hw in masks_khw], dtype=np.float32) * CELL_PX
+    boxes_k4 = np.array([tight_box(mask_hw) for mask_hw in masks_khw], dtype=np.float32).reshape(-1, 4) * CELL_PX
     corners_k22 = noised(boxes_k4, settings.image_size_px, random).reshape(-1, 2, 2)
     beside_khw = ~masks_khw & inside_hw
     beside_khw[~beside_khw.any(axis=(1, 2))] = True  # nothing is beside it: the prompt becomes a single point, below
@@ -253,7 +255,8 @@ def random_pixels(masks_khw: BoolArray, random: np.random.Generator) -> Floats:
     """Return x and y (k, 2) of a random pixel on each mask; none may be empty."""
     width = masks_khw.shape[2]
     cells = [random.choice(np.flatnonzero(mask_hw)) for mask_hw in masks_khw]
-    corners_k2 = np.array([(cell % width, cell // width) for cell in cells], dtype=np.float32) * CELL_PX
+    corners = np.array([(cell % width, cell // width) for cell in cells], dtype=np.float32)
+    corners_k2 = corners.reshape(-1, 2) * CELL_PX
     return np.asarray(corners_k2 + random.integers(CELL_PX, size=corners_k2.shape), dtype=np.float32)
 
 

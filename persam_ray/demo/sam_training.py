@@ -3,7 +3,7 @@
     sam = new_compact_sam("cs3darknet_s", image_size=384, seed=0)
     losses = TrainingLosses(sam)           # or DistributedDataParallel around it
     optimiser, schedule = make_optimiser(losses, settings)
-    for step in range(settings.steps):
+    for step in range(settings.all_steps):
         batch = make_batch(scenes, settings, step, rank, workers)
         values = train_step(losses, optimiser, schedule, batch, settings)
     tensors, metadata = to_compact_checkpoint(sam)
@@ -12,8 +12,9 @@ A photo is encoded once and asked for several masks, by a point, a box, or a poi
 of them are asked for again, with a point where the answer was wrong and the answer itself. Workers take equal shares of
 a step's photos.
 
-Three things differ from the paper. The features also learn where things lie (`sam_layout`), from the same masks. All three scales learn in the second round too, not only the single mask: PerSAM
-refines with all three. And a first prompt may be two points, one beside the object, which is how PerSAM begins.
+Three things differ from the paper. The encoder first learns alone where things lie, from the same masks, and goes on
+learning it beside the prompts (`sam_layout`). All three scales learn in the second round too, not only the single mask:
+PerSAM refines with all three. And a first prompt may be two points, one beside the object, which is how PerSAM begins.
 
 Suffixes: b photos, k target masks of a photo, n all target masks of a batch, m candidates of a mask (the single mask,
 then three scales), t prompt tokens, h w rows and columns, c channels.
@@ -52,13 +53,16 @@ class SamTrainingSettings:
     """How a compact SAM is trained.
 
     Attributes:
-        steps: Optimiser steps.
+        layout_steps: Optimiser steps that are taken first, for the encoder alone, which learns the layout of small
+            photos: three times as fast as with prompts, and a decoder learns little from features that say nothing.
+        steps: Optimiser steps with prompts.
         photos_per_step: Of all workers together; a multiple of their number.
         corrected: Targets of a photo that are asked for a second time; at least 1, or the weights that take a mask as
             prompt would get no gradient.
-        small_steps: Part of the steps, in [0, 1], that are taken first, on photos of `small_px`: 2.25 times faster.
+        small_steps: Part of `steps`, in [0, 1], that are taken first, on photos of `small_px`: 2.25 times faster.
         small_px: Side of the model's square input then, a multiple of 32.
-        learning_rate: Highest rate of AdamW; reached after `warmup` of the steps, then a cosine to 0.
+        learning_rate: Highest rate of AdamW, without prompts and then with them: each time reached after `warmup` of
+            the steps, then a cosine to 0.
         weight_decay: AdamW's, on weights of two and more dimensions.
         warmup: Part of the steps, in [0, 1].
         clip_norm: Longest gradient.
@@ -66,12 +70,13 @@ class SamTrainingSettings:
         samples: How samples are made.
     """
 
-    steps: int = 8_000
+    layout_steps: int = 3_600
+    steps: int = 4_600
     photos_per_step: int = 8
     corrected: int = 3
-    small_steps: float = 0.5
+    small_steps: float = 0.55
     small_px: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 8e-4
     weight_decay: float = 0.05
     warmup: float = 0.03
     clip_norm: float = 1.0
@@ -83,8 +88,15 @@ class SamTrainingSettings:
             raise ValueError(f"corrected must be in [1, targets = {self.samples.targets}], but got {self.corrected}")
         if not 0 <= self.small_steps <= 1:
             raise ValueError(f"small_steps must be in [0, 1], but got {self.small_steps}")
+        if self.layout_steps < 0:
+            raise ValueError(f"layout_steps must be at least 0, but got {self.layout_steps}")
         replace(self.samples, image_size_px=self.small_px)
         self.few_shot()
+
+    @property
+    def all_steps(self) -> int:
+        """Steps without and with prompts."""
+        return self.layout_steps + self.steps
 
     def few_shot(self) -> few_shot.FewShotSettings:
         """Return what the optimiser and its schedule have in common with the few-shot detector's.
@@ -103,7 +115,9 @@ class SamTrainingSettings:
 
     def samples_at(self, step: int) -> SampleSettings:
         """Return how the samples of a step are made: small ones first."""
-        if step < self.small_steps * self.steps:
+        if step < self.layout_steps:
+            return replace(self.samples, image_size_px=self.small_px, targets=0)
+        if step - self.layout_steps < self.small_steps * self.steps:
             return replace(self.samples, image_size_px=self.small_px)
         return self.samples
 
@@ -229,9 +243,14 @@ class _Questions(nn.Module):
             self.layout_head = LayoutHead(EMBEDDING)
 
     def forward(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
-        """Return the losses by name."""
+        """Return the losses by name; those of answers where samples have targets."""
         images_b3hw = torch.stack([self._input(sample) for sample in batch])
         features_bchw = self.sam.image_encoder(images_b3hw.contiguous(memory_format=torch.channels_last))
+        places_bohw, edges_byx = self.layout_head(features_bchw)
+        losses = {"layout": layout_loss(places_bohw, edges_byx, [sample.layout for sample in batch])}
+        return losses | self._answer_losses(features_bchw, batch) if len(batch[0].masks_khw) else losses
+
+    def _answer_losses(self, features_bchw: Tensor, batch: Sequence[Sample]) -> dict[str, Tensor]:
         masks_bkhw = self._like(np.stack([sample.masks_khw for sample in batch])).float()
         xy_bkt2 = np.stack([sample.xy_kt2 for sample in batch])
         labels_bkt = np.stack([sample.labels_kt for sample in batch])
@@ -251,9 +270,7 @@ class _Questions(nn.Module):
         logits_nmhw, iou_nm = self._decode(features_bchw, xy_bkt2, labels_bkt, answers_bkhw.flatten(0, 1))
         single_n = torch.ones(len(iou_nm), dtype=torch.bool, device=iou_nm.device)
         second = candidate_losses(logits_nmhw, iou_nm, masks_bkhw[:, some].flatten(0, 1), single_n)
-        places_bohw, edges_byx = self.layout_head(features_bchw)
-        layout = layout_loss(places_bohw, edges_byx, [sample.layout for sample in batch])
-        return {name: (first[name] + second[name]) / 2 for name in first} | {"layout": layout}
+        return {name: (first[name] + second[name]) / 2 for name in first}
 
     def _input(self, sample: Sample) -> Tensor:
         """Return a photo as SAM's input (3, s, s): normalised, then padded with zeros."""
@@ -327,8 +344,15 @@ def make_batch(
 
 
 def make_optimiser(losses: nn.Module, settings: SamTrainingSettings) -> tuple[AdamW, LambdaLR]:
-    """Return AdamW over all weights, and its schedule: linear warm-up, then a cosine to 0."""
-    return few_shot.make_optimiser(losses, settings.few_shot())
+    """Return AdamW over all weights, and its schedule: linear warm-up and a cosine to 0, twice."""
+    optimiser, _ = few_shot.make_optimiser(losses, settings.few_shot())
+
+    def factor(step: int) -> float:
+        if step < settings.layout_steps:
+            return few_shot.learning_rate_factor(step, settings.layout_steps, settings.warmup)
+        return few_shot.learning_rate_factor(step - settings.layout_steps, settings.steps, settings.warmup)
+
+    return optimiser, LambdaLR(optimiser, factor)
 
 
 def train_step(

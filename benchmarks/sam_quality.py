@@ -1,6 +1,6 @@
 """How good is a SAM on drawn scenes? The figures of the demo model's card.
 
-    python benchmarks/sam_quality.py [--sam demo] [--scenes 100] [--first-seed 1000000] [--references 5] [--precision auto]
+    python benchmarks/sam_quality.py [--sam demo] [--scenes 100] [--first-seed 1000000] [--references 5]
 
 Prints the mean IoU of the best of three candidates over all objects and groups (people, cars, ...) that cover enough of
 a scene, asked for by one point (the pixel farthest from the border) and by their exact box; then the mIoU of PerSAM and
@@ -40,8 +40,8 @@ def main() -> None:
     for share in SHARES:
         quality = evaluate(sam, scenes, least_share=share)
         print(
-            f"{quality.targets} objects and groups above {share:.1%}: best of three from a point {quality.by_point:.3f}, "
-            f"from a box {quality.by_box:.3f}"
+            f"{quality.targets} objects and groups above {share:.1%}: best of three from a point "
+            f"{quality.by_point:.3f}, from a box {quality.by_box:.3f}"
         )
         results[f"above_{share}"] = vars(quality)
     rows = persam_rows(sam, scenes, options.references)

@@ -116,7 +116,10 @@ def train_worker(config: Mapping[str, Any]) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     scenes = read_scenes(job.course.output)
     sam = new_compact_sam(job.backbone, job.image_size, job.settings.seed).to(memory_format=torch.channels_last)
-    losses = ray.train.torch.prepare_model(TrainingLosses(sam, job.settings.corrected, getattr(torch, job.precision)))
+    losses = ray.train.torch.prepare_model(
+        TrainingLosses(sam, job.settings.corrected, getattr(torch, job.precision)),
+        parallel_strategy_kwargs={"find_unused_parameters": True},  # at first the encoder learns alone
+    )
     optimiser, schedule = make_optimiser(losses, job.settings)
 
     def take_step(step: int) -> tuple[dict[str, float], int]:
@@ -168,13 +171,14 @@ def train_sam(config: TrainSamConfig, output: str) -> FittedSam:
     told = asdict(settings) | {"backbone": config.backbone, "scenes": config.scenes, "first_seed": config.first_seed}
     if config.resume:
         _check_same(output, told)
-    course = Course(config.steps, config.epoch_steps, output, told)
+    course = Course(settings.all_steps, config.epoch_steps, output, told)
     job = SamTrainingJob(config.backbone, config.image_size, settings, config.precision, plan.threads, course)
     cluster.in_task(plan, _check_model, job)
     draw_scenes(output, range(config.first_seed, config.first_seed + config.scenes), plan)
     started_s = time.perf_counter()
     counter = cluster.start_counter()
-    with show_progress("training", config.steps * config.photos_per_step, lambda: cluster.read_counter(counter)[:2]):
+    photos = settings.all_steps * settings.photos_per_step
+    with show_progress("training", photos, lambda: cluster.read_counter(counter)[:2]):
         job = replace(job, course=replace(course, report=cluster.report_to(counter)))
         fit(train_worker, {"job": job}, output, config.workers, plan)
     epochs = read_json(join(output, HISTORY_FILE))["epochs"]

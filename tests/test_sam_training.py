@@ -41,7 +41,9 @@ from persam_ray.types import Points
 
 SIZE_PX = 128
 SAMPLES = SampleSettings(image_size_px=SIZE_PX, targets=4)
-SETTINGS = SamTrainingSettings(steps=15, photos_per_step=2, small_steps=0, learning_rate=2e-3, samples=SAMPLES)
+SETTINGS = SamTrainingSettings(
+    layout_steps=0, steps=15, photos_per_step=2, small_steps=0, learning_rate=2e-3, samples=SAMPLES
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +74,8 @@ def trained(scenes: Sequence[Scene], steps: int) -> TrainingLosses:
 
 
 def same(first: Sample, second: Sample) -> bool:
-    return all(np.array_equal(value, vars(second)[name]) for name, value in vars(first).items())
+    pairs = zip(*({**vars(sample), **vars(sample.layout)}.items() for sample in (first, second)), strict=True)
+    return all(name == "layout" or np.array_equal(one, other) for (name, one), (_, other) in pairs)
 
 
 # --- model -----------------------------------------------------------------------------------------------------------
@@ -245,9 +248,38 @@ def test_workers_share_a_steps_samples(scenes: list[Scene]) -> None:
 
 
 def test_the_first_steps_are_taken_on_small_photos(scenes: list[Scene]) -> None:
-    settings = replace(SETTINGS, small_steps=0.5, small_px=64)
-    sizes = [make_batch(scenes, settings, step)[0].size_px for step in (0, 7, 8, 14)]
-    assert sizes == [64, 64, SIZE_PX, SIZE_PX]
+    settings = replace(SETTINGS, layout_steps=5, small_steps=0.5, small_px=64)
+    batches = [make_batch(scenes, settings, step) for step in (0, 4, 5, 12, 13, 19)]
+    assert [len(batch[0].masks_khw) for batch in batches] == [0, 0, 4, 4, 4, 4]
+    assert [batch[0].size_px for batch in batches] == [64, 64, 64, 64, SIZE_PX, SIZE_PX]
+
+
+def test_the_learning_rate_rises_and_falls_twice() -> None:
+    settings = replace(SETTINGS, layout_steps=20, steps=40, warmup=0.1)
+    optimiser, schedule = make_optimiser(TrainingLosses(small_sam()), settings)
+    rates = []
+    for _ in range(60):
+        rates.append(schedule.get_last_lr()[0] / settings.learning_rate)
+        optimiser.step()
+        schedule.step()
+    assert rates[:2] == pytest.approx([0.5, 1], abs=0.01)
+    assert rates[19] < 0.01
+    assert rates[20:24] == pytest.approx([0.25, 0.5, 0.75, 1], abs=0.02)
+    assert rates[59] < 0.01
+
+
+def test_without_prompts_the_encoder_alone_learns(scenes: list[Scene]) -> None:
+    settings = replace(SETTINGS, layout_steps=30, small_px=64)
+    losses = TrainingLosses(small_sam())
+    before = {name: tensor.clone() for name, tensor in losses.state_dict().items()}
+    optimiser, schedule = make_optimiser(losses, settings)
+    batch = make_batch(scenes, settings, 0)
+    values = [train_step(losses, optimiser, schedule, batch, settings) for _ in range(30)]
+    assert all(value.keys() == {"layout", "loss"} for value in values)
+    assert values[-1]["loss"] < values[0]["loss"]
+    changed = {name for name, tensor in losses.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert all(name.startswith(("questions.sam.image_encoder.", "questions.layout_head.")) for name in changed)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +288,7 @@ def test_the_first_steps_are_taken_on_small_photos(scenes: list[Scene]) -> None:
         ({"corrected": 0}, r"corrected must be in \[1, targets = 4\], but got 0"),
         ({"small_steps": 1.5}, r"small_steps must be in \[0, 1\], but got 1\.5"),
         ({"small_px": 100}, "image_size_px must be a multiple of 32"),
+        ({"layout_steps": -1}, "layout_steps must be at least 0, but got -1"),
         ({"learning_rate": 0}, "learning_rate must be in"),
     ],
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from persam_ray.host_memory import keep_freed_memory
 from persam_ray.schema import Prediction
 from persam_ray.stages import LABELED, Report
 from persam_ray.types import ByteArray, Segmentation
@@ -73,6 +74,7 @@ class SegmentWithPersam:
         options: SegmentOptions,
         report: Report,
     ) -> None:
+        keep_freed_memory()
         checkpoint, targets = load()
         self._sam = load_sam(checkpoint, options)
         self._targets = {

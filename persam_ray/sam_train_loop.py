@@ -19,6 +19,7 @@ import ray.train
 import ray.train.torch
 
 from persam_ray import cluster
+from persam_ray.host_memory import keep_freed_memory
 from persam_ray.progress import show_progress
 from persam_ray.storage import exists, filesystem, join, list_files, read_json, write_bytes, write_parquet
 from persam_ray.training import HISTORY_FILE, Course, Epoch, TrainingError, fit, plan_training, train_epochs
@@ -112,6 +113,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
 
     job: SamTrainingJob = config["job"]
     torch.set_num_threads(job.threads)
+    keep_freed_memory()
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     scenes = read_scenes(job.course.output)

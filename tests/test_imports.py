@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 METHOD_LAYER = frozenset(
     {
         "types", "masks", "images", "sam", "sam_build", "sam_decoder", "persam", "persam_f", "mask_rcnn", "few_shot",
-        "evaluation", "evaluation_merge", "precision", "detection", "demo",
+        "evaluation", "evaluation_merge", "precision", "detection", "demo", "vit_encoder", "host_memory",
     }
 )  # fmt: skip
 CLUSTER_LAYER = frozenset(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from persam_ray.demo.sam_layout import Layout, LayoutHead, lay_out, layout_loss
+from persam_ray.demo.sam_layout import ANCHORS, KIN_CHANNELS, PLACES, STRIDE, Layout, LayoutHead, lay_out, layout_losses
 
 SIDE = 16  # mask cells, so 4 x 4 feature cells
 
@@ -17,7 +17,7 @@ def layout() -> Layout:
     things[14:] = -1
     things[:, 15:] = -1
     groups = np.where(things == -1, -1, 5).astype(np.int16)
-    return lay_out(things, groups)
+    return lay_out(things, groups, np.random.default_rng(0))
 
 
 def test_places_are_distances_to_the_sides_of_the_thing_in_front(layout: Layout) -> None:
@@ -37,7 +37,7 @@ def test_padding_and_things_of_no_group_are_not_asked_about() -> None:
     things = np.zeros((SIDE, SIDE), dtype=np.int16)
     things[:, 8:] = -1
     groups = np.where(things == -1, -1, 0).astype(np.int16)
-    layout = lay_out(things, groups)
+    layout = lay_out(things, groups, np.random.default_rng(0))
     assert layout.known_ohw[:4].tolist() == [[[True, True, False, False]] * 4] * 4
     assert not layout.known_ohw[4:].any()
     assert layout.inside_yx[:, :8].all()
@@ -52,15 +52,64 @@ def test_edges_lie_beside_another_thing(layout: Layout) -> None:
     assert not edges[:13, 8:14].any()
 
 
-def test_the_right_answer_costs_nothing_and_a_wrong_one_something(layout: Layout) -> None:
-    places = torch.from_numpy(layout.places_ohw)[None]
-    edges = (torch.from_numpy(layout.edges_yx)[None].float() - 0.5) * 100
-    assert layout_loss(places, edges, [layout]).item() == pytest.approx(0, abs=1e-6)
-    assert layout_loss(places + 0.1, edges, [layout]).item() == pytest.approx(4 * (0.1 - 0.025))  # smooth L1, beta 0.05
-    assert layout_loss(places, -edges, [layout]).item() == pytest.approx(50)
+def test_anchors_ask_for_every_thing_as_often_and_know_their_kin() -> None:
+    things = np.full((SIDE, SIDE), 7, dtype=np.int16)
+    things[:2, :2] = 3  # 4 cells, as often an anchor as the 188 others
+    things[12:] = -1
+    groups = np.where(things == -1, -1, np.where(things == 3, 1, 0)).astype(np.int16)
+    kinds, small = [], []
+    for seed in range(40):
+        layout = lay_out(things, groups, np.random.default_rng(seed))
+        for (row, column, kind), kin_yx in zip(layout.anchors_a3, layout.kin_ayx, strict=True):
+            assert things[row, column] >= 0
+            assert np.array_equal(kin_yx, things == things[row, column])  # thing 3 is its whole group
+            small.append(things[row, column] == 3)
+            kinds.append(kind)
+            assert kind == 0 or things[row, column] == 3  # what is in no group is not asked for by it
+    assert len(small) == 40 * ANCHORS
+    assert np.mean(small) == pytest.approx(0.5, abs=0.06)
+    assert np.mean(kinds) == pytest.approx(0.5 * 0.3, abs=0.05)
 
 
-def test_the_heads_answers_have_a_layouts_shapes(layout: Layout) -> None:
-    places, edges = LayoutHead(8)(torch.zeros(2, 8, 4, 4))
-    assert places.shape[1:] == layout.places_ohw.shape
-    assert edges.shape[1:] == layout.edges_yx.shape
+class Answers(LayoutHead):
+    """Answers as it is told."""
+
+    def __init__(self, layout: Layout, off: float = 0.0, sign: float = 1.0) -> None:
+        super().__init__(1)
+        self.places = torch.from_numpy(layout.places_ohw)[None] + off
+        self.edges = sign * 100 * (torch.from_numpy(layout.edges_yx)[None].float() - 0.5)
+        self.kin = sign * 100 * (torch.from_numpy(layout.kin_ayx)[None].float() - 0.5)
+
+    def forward(self, *_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.places, self.edges, self.kin
+
+
+def test_right_answers_cost_nothing_and_wrong_ones_something(layout: Layout) -> None:
+    features, position = torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4)
+    right = layout_losses(Answers(layout), features, position, [layout])
+    assert {name: value.item() for name, value in right.items()} == pytest.approx(
+        {"place": 0, "edge": 0, "kin": 0}, abs=1e-6
+    )
+    wrong = layout_losses(Answers(layout, 0.1, -1.0), features, position, [layout])
+    assert wrong["place"].item() == pytest.approx(4 * (0.1 - 0.025))  # smooth L1, beta 0.05
+    assert wrong["edge"].item() == pytest.approx(50)
+    assert wrong["kin"].item() > 100
+
+
+def test_an_anchors_kin_is_the_product_of_its_query_and_the_keys_of_all_cells() -> None:
+    torch.manual_seed(0)
+    head, features, position = LayoutHead(8), torch.randn(2, 8, 4, 4), torch.randn(8, 4, 4)
+    anchors = torch.tensor([[[5, 9, 0], [0, 15, 1]], [[3, 3, 1], [2, 2, 0]]])
+    places, edges, kin = head(features, position, anchors)
+    assert places.shape == (2, PLACES, 4, 4)
+    assert edges.shape == (2, SIDE, SIDE)
+    assert kin.shape == (2, 2, SIDE, SIDE)
+    placed = features + position
+    row, column, kind = anchors[0, 1].tolist()
+    within = (row % STRIDE) * STRIDE + column % STRIDE
+    channels = torch.arange(KIN_CHANNELS) * STRIDE**2
+    query = head.queries(placed)[
+        0, channels + kind * KIN_CHANNELS * STRIDE**2 + within, row // STRIDE, column // STRIDE
+    ]
+    key = head.keys(placed)[0, channels + (6 % STRIDE) * STRIDE + 11 % STRIDE, 6 // STRIDE, 11 // STRIDE]
+    torch.testing.assert_close(kin[0, 1, 6, 11], (query * key).sum() / KIN_CHANNELS**0.5)

@@ -275,7 +275,7 @@ def test_without_prompts_the_encoder_alone_learns(scenes: list[Scene]) -> None:
     optimiser, schedule = make_optimiser(losses, settings)
     batch = make_batch(scenes, settings, 0)
     values = [train_step(losses, optimiser, schedule, batch, settings) for _ in range(30)]
-    assert all(value.keys() == {"layout", "loss"} for value in values)
+    assert all(value.keys() == {"place", "edge", "kin", "loss"} for value in values)
     assert values[-1]["loss"] < values[0]["loss"]
     changed = {name for name, tensor in losses.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed

@@ -1,11 +1,13 @@
 """Where things lie: what the features of a compact SAM learn besides answering prompts, from the same masks.
 
-A few prompts per photo tell an encoder that starts from random weights little. So at every cell of its features a
-linear layer, which is thrown away after training, is asked how far it is to the sides of the thing in front there,
-where in its group (a person, a car) that is and how large the group is, and at SAM's mask resolution where things end.
-It is asked for no name of anything.
+A few prompts per photo tell an encoder that starts from random weights little. So linear layers on its features, which
+are thrown away after training, are asked at every feature cell how far it is to the sides of the thing in front there,
+where in its group (a person, a car) that is and how large the group is; at every mask cell whether a thing ends there;
+and for many mask cells (anchors), which others belong to the same thing, or to the same group. They are asked for no
+name of anything.
 
-Suffixes: b photos, h w cells of the features (16 pixels), y x cells of masks (4 pixels), o numbers asked for.
+Suffixes: b photos, h w cells of the features (16 pixels), y x cells of masks (4 pixels), o numbers asked for,
+a anchors, c channels.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from persam_ray.demo.mask_losses import FOCAL_WEIGHT, dice_loss, focal_loss
+
 Labels = npt.NDArray[np.int16]
 Floats = npt.NDArray[np.float32]
 
@@ -26,7 +30,15 @@ STRIDE = 4
 PLACES = 8
 """Numbers asked for at each feature cell: four of the thing, four of its group."""
 
-PLACE_WEIGHT, EDGE_WEIGHT = 4.0, 1.0
+ANCHORS = 24
+"""Of a photo; each is a mask to learn from, for a thousandth of what the decoder takes for one."""
+
+GROUP_ANCHORS = 0.3
+"""Part of the anchors that ask for the group, where they have one."""
+
+KIN_CHANNELS = 32  # as many as the decoder's masks are products of
+
+PLACE_WEIGHT, EDGE_WEIGHT, KIN_WEIGHT = 4.0, 1.0, 1.0
 SMOOTH = 0.05  # of the smooth L1 loss; places are in [0, 1]
 
 
@@ -40,20 +52,25 @@ class Layout:
         known_ohw: Where that has an answer, bool: the padding has none, and what is in no group has none of that.
         edges_yx: bool, True beside another thing.
         inside_yx: bool, False on padding.
+        anchors_a3: Row and column of mask cells, and 0 where the thing is asked for, 1 where the group.
+        kin_ayx: bool, True where an anchor's thing or group is.
     """
 
     places_ohw: Floats
     known_ohw: npt.NDArray[np.bool_]
     edges_yx: npt.NDArray[np.bool_]
     inside_yx: npt.NDArray[np.bool_]
+    anchors_a3: npt.NDArray[np.int64]
+    kin_ayx: npt.NDArray[np.bool_]
 
 
-def lay_out(things_yx: Labels, groups_yx: Labels) -> Layout:
+def lay_out(things_yx: Labels, groups_yx: Labels, random: np.random.Generator) -> Layout:
     """Return the layout of a photo.
 
     Args:
         things_yx: Number of the thing in front, -1 on padding.
         groups_yx: Number of its group, 0 for none, -1 on padding.
+        random: Draws the anchors, from every thing as many.
     """
     size = len(things_yx)
     centres = slice(STRIDE // 2, None, STRIDE)
@@ -74,9 +91,26 @@ def lay_out(things_yx: Labels, groups_yx: Labels) -> Layout:
     edges = np.zeros(things_yx.shape, dtype=np.bool_)
     edges[:, :-1] |= things_yx[:, :-1] != things_yx[:, 1:]
     edges[:-1] |= things_yx[:-1] != things_yx[1:]
+    anchors_a3 = _anchors(things_yx, groups_yx, random)
+    rows_a, columns_a, kinds_a = anchors_a3.T
+    numbers = np.stack([things_yx, groups_yx])
     return Layout(
-        places.astype(np.float32), np.stack([is_known] * 4 + [is_grouped] * 4), edges, np.asarray(things_yx >= 0)
+        places.astype(np.float32),
+        np.stack([is_known] * 4 + [is_grouped] * 4),
+        edges,
+        np.asarray(things_yx >= 0),
+        anchors_a3,
+        numbers[kinds_a] == numbers[kinds_a, rows_a, columns_a][:, None, None],
     )
+
+
+def _anchors(things_yx: Labels, groups_yx: Labels, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return anchors (a, 3), from every thing as many; the padding is no thing."""
+    _, inverse, counts = np.unique(things_yx, return_inverse=True, return_counts=True)
+    chance = np.where(things_yx.ravel() >= 0, 1 / counts[inverse.ravel()], 0)
+    cells_a = random.choice(things_yx.size, size=ANCHORS, p=chance / chance.sum())
+    by_group_a = (groups_yx.ravel()[cells_a] > 0) & (random.random(ANCHORS) < GROUP_ANCHORS)
+    return np.stack([*np.divmod(cells_a, things_yx.shape[1]), by_group_a.astype(np.int64)], axis=1)
 
 
 def _sides(numbers_yx: Labels) -> npt.NDArray[np.float64]:
@@ -91,27 +125,46 @@ def _sides(numbers_yx: Labels) -> npt.NDArray[np.float64]:
 
 
 class LayoutHead(nn.Module):
-    """A linear layer from features to a layout."""
+    """Linear layers from features to a layout."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layer = nn.Conv2d(channels, PLACES + STRIDE**2, kernel_size=1)
+        self.keys = nn.Conv2d(channels, KIN_CHANNELS * STRIDE**2, kernel_size=1)
+        self.queries = nn.Conv2d(channels, 2 * KIN_CHANNELS * STRIDE**2, kernel_size=1)
 
-    def forward(self, features_bchw: Tensor) -> tuple[Tensor, Tensor]:
-        """Return places (b, o, h, w) and logits of edges (b, y, x), float32."""
+    def forward(
+        self, features_bchw: Tensor, position_chw: Tensor, anchors_ba3: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return places (b, o, h, w), logits of edges (b, y, x) and of each anchor's kin (b, a, y, x), float32."""
         answers: Tensor = self.layer(features_bchw).float()
-        return answers[:, :PLACES], F.pixel_shuffle(answers[:, PLACES:], STRIDE)[:, 0]
+        placed_bchw = features_bchw + position_chw  # as in SAM's decoder: where a cell is need not be seen in the photo
+        keys_bcyx = F.pixel_shuffle(self.keys(placed_bchw), STRIDE)
+        queries_bcyx = F.pixel_shuffle(self.queries(placed_bchw), STRIDE)
+        queries_bkcyx = queries_bcyx.view(len(anchors_ba3), 2, KIN_CHANNELS, *queries_bcyx.shape[2:])
+        rows_ba, columns_ba, kinds_ba = anchors_ba3.unbind(2)
+        photos_b1 = torch.arange(len(anchors_ba3), device=anchors_ba3.device)[:, None]
+        queries_bac = queries_bkcyx[photos_b1, kinds_ba, :, rows_ba, columns_ba]
+        kin_bayx = torch.einsum("bac,bcyx->bayx", queries_bac, keys_bcyx).float() / KIN_CHANNELS**0.5
+        return answers[:, :PLACES], F.pixel_shuffle(answers[:, PLACES:], STRIDE)[:, 0], kin_bayx
 
 
-def layout_loss(places_bohw: Tensor, edges_byx: Tensor, layouts: Sequence[Layout]) -> Tensor:
-    """Return how wrong the answers are, a scalar."""
+def layout_losses(
+    head: LayoutHead, features_bchw: Tensor, position_chw: Tensor, layouts: Sequence[Layout]
+) -> dict[str, Tensor]:
+    """Return how wrong the answers are, scalars: `place`, `edge` and `kin` (focal and dice, as of SAM's masks)."""
 
     def stacked(name: str) -> Tensor:
-        return torch.from_numpy(np.stack([vars(layout)[name] for layout in layouts])).to(places_bohw.device)
+        return torch.from_numpy(np.stack([vars(layout)[name] for layout in layouts])).to(features_bchw.device)
 
+    places_bohw, edges_byx, kin_bayx = head(features_bchw, position_chw, stacked("anchors_a3"))
     known_bohw, inside_byx = stacked("known_ohw"), stacked("inside_yx")
     place = F.smooth_l1_loss(places_bohw, stacked("places_ohw"), beta=SMOOTH, reduction="none")
     edge = F.binary_cross_entropy_with_logits(edges_byx, stacked("edges_yx").float(), reduction="none")
-    return PLACE_WEIGHT * (place * known_bohw).sum() / known_bohw.sum().clamp(min=1) + EDGE_WEIGHT * (
-        edge * inside_byx
-    ).sum() / inside_byx.sum().clamp(min=1)
+    truth_bayx = stacked("kin_ayx").float()
+    kin = FOCAL_WEIGHT * focal_loss(kin_bayx, truth_bayx) + dice_loss(kin_bayx, truth_bayx)
+    return {
+        "place": PLACE_WEIGHT * (place * known_bohw).sum() / known_bohw.sum().clamp(min=1),
+        "edge": EDGE_WEIGHT * (edge * inside_byx).sum() / inside_byx.sum().clamp(min=1),
+        "kin": KIN_WEIGHT * kin.mean(),
+    }

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from persam_ray.demo.mask_losses import FOCAL_WEIGHT, dice_loss, focal_loss
 from persam_ray.demo.sam_samples import CELL_PX, random_pixels
 from persam_ray.types import BoolArray
-
-FOCAL_WEIGHT = 20.0  # against 1 of the dice loss, as in the paper
-FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # of the focal loss's own paper (Lin et al. 2017), which SAM keeps
 
 
 def candidate_losses(logits_nmhw: Tensor, iou_nm: Tensor, masks_nhw: Tensor, single_n: Tensor) -> dict[str, Tensor]:
@@ -39,21 +37,6 @@ def candidate_losses(logits_nmhw: Tensor, iou_nm: Tensor, masks_nhw: Tensor, sin
         "dice": (dice_nm * learns_nm).sum() / learns_nm.sum(),
         "iou": F.mse_loss(iou_nm, real_iou(logits_nmhw, truth_nmhw)),
     }
-
-
-def focal_loss(logits_nmhw: Tensor, truth_nmhw: Tensor) -> Tensor:
-    """Return the focal loss (n, m), the mean over cells."""
-    entropy = F.binary_cross_entropy_with_logits(logits_nmhw, truth_nmhw, reduction="none")
-    missed = (logits_nmhw.sigmoid() - truth_nmhw).abs()
-    alpha = FOCAL_ALPHA * truth_nmhw + (1 - FOCAL_ALPHA) * (1 - truth_nmhw)
-    return (alpha * missed**FOCAL_GAMMA * entropy).mean(dim=(2, 3))
-
-
-def dice_loss(logits_nmhw: Tensor, truth_nmhw: Tensor) -> Tensor:
-    """Return the dice loss (n, m); the 1 above and below, as everywhere, keeps it defined on empty masks."""
-    probability = logits_nmhw.sigmoid()
-    both = (probability * truth_nmhw).sum(dim=(2, 3))
-    return 1 - (2 * both + 1) / (probability.sum(dim=(2, 3)) + truth_nmhw.sum(dim=(2, 3)) + 1)
 
 
 @torch.no_grad()

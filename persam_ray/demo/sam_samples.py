@@ -122,7 +122,7 @@ def make_sample(scene: ObjectPhoto, settings: SampleSettings, seed: int) -> Samp
         masks_khw=masks_khw,
         xy_kt2=xy_kt2,
         labels_kt=labels_kt,
-        layout=_layout(objects_hw, scene.object_groups),
+        layout=_layout(objects_hw, scene.object_groups, random),
         seed=int(random.integers(2**63)),
     )
 
@@ -158,11 +158,11 @@ def _recoloured(image_hw3: ByteArray, colour: float, random: np.random.Generator
     return np.asarray(np.clip(pixels_hw3 + 0.5, 0, 255), dtype=np.uint8)
 
 
-def _layout(objects_hw: Labels, groups: tuple[int, ...]) -> Layout:
+def _layout(objects_hw: Labels, groups: tuple[int, ...], random: np.random.Generator) -> Layout:
     """Return the layout of a photo, by what is at the middle of each cell."""
     things_yx = objects_hw[CELL_PX // 2 :: CELL_PX, CELL_PX // 2 :: CELL_PX]
     groups_yx = np.where(things_yx == PADDING, PADDING, np.array(groups, dtype=np.int16)[things_yx])
-    return lay_out(things_yx, groups_yx)
+    return lay_out(things_yx, groups_yx, random)
 
 
 # --- targets ---------------------------------------------------------------------------------------------------------

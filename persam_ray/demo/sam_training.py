@@ -20,6 +20,7 @@ Suffixes: b photos, k target masks of a photo, n all target masks of a batch, m 
 then three scales), t prompt tokens, h w rows and columns, c channels.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,12 +39,18 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from persam_ray import few_shot
 from persam_ray.demo.packed import ObjectPhoto
-from persam_ray.demo.sam_layout import LayoutHead, layout_loss
+from persam_ray.demo.sam_layout import LayoutHead, layout_losses
 from persam_ray.demo.sam_losses import candidate_losses, error_points
 from persam_ray.demo.sam_samples import PADDING_POINT, Sample, SampleSettings, make_sample
 from persam_ray.sam import PIXEL_MEAN, PIXEL_STD
 from persam_ray.sam_build import COMPACT_FORMAT, DECODER_HEADS, CompactEncoder
 from persam_ray.sam_decoder import predict_all_masks
+
+WAVE_CYCLES = (0.5, 6.0)
+"""Scales of the waves that positions are encoded by, in cycles over half the image; SAM's are 1."""
+
+SHARPNESS = 2.0
+"""Of attention by place at first: factor on the usual random weights of queries and keys."""
 
 EMBEDDING = 256  # channels of the features; CompactEncoder's neck has as many
 
@@ -180,7 +187,29 @@ def new_compact_sam(backbone: str, image_size: int, seed: int) -> CompactSam:
         raise ValueError(f"timm has no model {backbone!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return CompactSam(backbone, image_size)
+        sam = CompactSam(backbone, image_size)
+        _attend_by_place(sam)
+        return sam
+
+
+@torch.no_grad()
+def _attend_by_place(sam: CompactSam) -> None:
+    """Let a prompt's token attend, before any training, to the image's cells at its place, and they to it.
+
+    SAM's positions are random waves of about one cycle, alike for places 8% of the image apart, and its queries and
+    keys are random projections, under which two alike vectors are not. Both can be learned away, in more steps than
+    there are here. So waves have several scales, and keys begin as queries do.
+    """
+    waves_2c = sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+    shortest, longest = (math.log(cycles) for cycles in WAVE_CYCLES)
+    waves_2c.mul_(torch.empty(waves_2c.shape[1]).uniform_(shortest, longest).exp())
+    transformer = sam.mask_decoder.transformer
+    attentions = [transformer.final_attn_token_to_image]
+    for block in transformer.layers:
+        attentions += [block.cross_attn_token_to_image, block.cross_attn_image_to_token]
+    for attention in attentions:
+        attention.q_proj.weight.mul_(SHARPNESS)
+        attention.k_proj.weight.copy_(attention.q_proj.weight)
 
 
 def to_compact_checkpoint(sam: CompactSam) -> tuple[dict[str, npt.NDArray[np.generic]], dict[str, str]]:
@@ -216,10 +245,11 @@ class TrainingLosses(nn.Module):
         self.questions, self.compute = _Questions(sam, corrected), compute
 
     def forward(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
-        """Return four losses (scalars).
+        """Return losses by name, scalars: `place`, `edge` and `kin` of the features (`sam_layout`); where samples have
+        targets, also
 
         `focal` (times 20) and `dice` of the candidates that learn, `iou` of all candidates' predicted IoU, each the
-        mean over photos, their targets and rounds; `layout` of the features (`sam_layout`).
+        mean over photos, their targets and rounds.
         """
         # Not autocast: it casts weights at every use and runs layer norms in float32, 1.3 times slower on a CPU.
         norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -246,8 +276,8 @@ class _Questions(nn.Module):
         """Return the losses by name; those of answers where samples have targets."""
         images_b3hw = torch.stack([self._input(sample) for sample in batch])
         features_bchw = self.sam.image_encoder(images_b3hw.contiguous(memory_format=torch.channels_last))
-        places_bohw, edges_byx = self.layout_head(features_bchw)
-        losses = {"layout": layout_loss(places_bohw, edges_byx, [sample.layout for sample in batch])}
+        position_chw = self._position(features_bchw)
+        losses = layout_losses(self.layout_head, features_bchw, position_chw, [sample.layout for sample in batch])
         return losses | self._answer_losses(features_bchw, batch) if len(batch[0].masks_khw) else losses
 
     def _answer_losses(self, features_bchw: Tensor, batch: Sequence[Sample]) -> dict[str, Tensor]:
@@ -306,10 +336,15 @@ class _Questions(nn.Module):
         logits_nmhw, iou_nm = predict_all_masks(
             self.sam.mask_decoder,
             repeated_nchw + dense_nchw,
-            encoder.pe_layer(grid_hw)[None].to(features_bchw),
+            self._position(features_bchw)[None],
             self._tokens(xy_nt2.to(features_bchw.device), labels_nt.to(features_bchw.device), 16 * grid_hw[0]),
         )
         return logits_nmhw.float(), iou_nm.float()
+
+    def _position(self, features_bchw: Tensor) -> Tensor:
+        """Return the dense positional encoding (c, h, w)."""
+        position_chw: Tensor = self.sam.prompt_encoder.pe_layer((features_bchw.shape[2], features_bchw.shape[3]))
+        return position_chw.to(features_bchw)
 
     def _tokens(self, xy_nt2: Tensor, labels_nt: Tensor, size_px: int) -> Tensor:
         """Return the prompt tokens (n, t, c), as SAM's PromptEncoder makes them of points and boxes."""

@@ -43,7 +43,7 @@ def trained(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_run_goes_on_from_its_last_checkpoint(trained: Path) -> None:
     epochs = json.loads((trained / "training.json").read_text())["epochs"]
     assert [(epoch["epoch"], epoch["steps"]) for epoch in epochs] == [(0, 2), (1, 2), (2, 2)]
-    names = {"epoch", "steps", "layout", "loss", "learning_rate", "seconds"}
+    names = {"epoch", "steps", "place", "edge", "kin", "loss", "learning_rate", "seconds"}
     assert [epoch.keys() - names for epoch in epochs] == [set(), *[{"focal", "dice", "iou"}] * 2]
     assert (trained / "manifest.json").exists()
 

@@ -19,12 +19,15 @@ import ray.train
 import ray.train.torch
 
 from persam_ray import cluster
+from persam_ray.checkpoints import locate, read_checkpoint
 from persam_ray.host_memory import keep_freed_memory
 from persam_ray.progress import show_progress
 from persam_ray.storage import exists, filesystem, join, list_files, read_json, write_bytes, write_parquet
 from persam_ray.training import HISTORY_FILE, Course, Epoch, TrainingError, fit, plan_training, train_epochs
+from persam_ray.types import CheckpointError
 
 if TYPE_CHECKING:
+    from persam_ray.demo.compact_sam import CompactSam
     from persam_ray.demo.packed import PackedScene
     from persam_ray.demo.sam_training import SamTrainingSettings
     from persam_ray.sam_training_config import TrainSamConfig
@@ -45,6 +48,7 @@ class SamTrainingJob:
 
     Attributes:
         backbone: Of timm.
+        start: URI of weights to start from, None for random ones.
         image_size: Side of the model's input, pixels.
         settings: Of samples and optimiser.
         precision: Of the arithmetic.
@@ -53,6 +57,7 @@ class SamTrainingJob:
     """
 
     backbone: str
+    start: str | None
     image_size: int
     settings: SamTrainingSettings
     precision: str
@@ -109,7 +114,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
     """Train on this worker's share of each step, from the last checkpoint on; called by Ray Train."""
     import torch
 
-    from persam_ray.demo.sam_training import TrainingLosses, make_batch, make_optimiser, new_compact_sam, train_step
+    from persam_ray.demo.sam_training import TrainingLosses, make_batch, make_optimiser, train_step
 
     job: SamTrainingJob = config["job"]
     torch.set_num_threads(job.threads)
@@ -117,7 +122,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     scenes = read_scenes(job.course.output)
-    sam = new_compact_sam(job.backbone, job.image_size, job.settings.seed).to(memory_format=torch.channels_last)
+    sam = _build(job).to(memory_format=torch.channels_last)
     losses = ray.train.torch.prepare_model(
         TrainingLosses(sam, job.settings.corrected, getattr(torch, job.precision)),
         parallel_strategy_kwargs={"find_unused_parameters": True},  # at first the encoder learns alone
@@ -131,11 +136,20 @@ def train_worker(config: Mapping[str, Any]) -> None:
     def save_model() -> None:
         from safetensors.numpy import save
 
-        from persam_ray.demo.sam_training import to_compact_checkpoint
+        from persam_ray.demo.compact_sam import to_compact_checkpoint
 
         write_bytes(join(job.course.output, SAM_FILE), save(*to_compact_checkpoint(sam)))
 
     train_epochs(job.course, losses, optimiser, schedule, take_step, save_model)
+
+
+def _build(job: SamTrainingJob) -> CompactSam:
+    from persam_ray.demo.compact_sam import load_weights, new_compact_sam
+
+    sam = new_compact_sam(job.backbone, job.image_size, job.settings.seed)
+    if job.start is not None:
+        load_weights(sam, read_checkpoint(job.start))
+    return sam
 
 
 # --- the driver ------------------------------------------------------------------------------------------------------
@@ -165,16 +179,23 @@ def train_sam(config: TrainSamConfig, output: str) -> FittedSam:
 
     Raises:
         ConfigError: More workers than GPUs.
-        TrainingError: The backbone does not serve, training diverged, workers were lost too often, or the run to go on
-            with had other options.
+        StorageError: There are no such weights to start from.
+        TrainingError: The backbone or the weights to start from do not serve, training diverged, workers were lost too
+            often, or the run to go on with had other options.
     """
     plan = plan_training(config.workers)
     settings = config.settings
-    told = asdict(settings) | {"backbone": config.backbone, "scenes": config.scenes, "first_seed": config.first_seed}
+    start = None if config.start is None else locate(config.start)
+    told = asdict(settings) | {
+        "backbone": config.backbone,
+        "start": start,
+        "scenes": config.scenes,
+        "first_seed": config.first_seed,
+    }
     if config.resume:
         _check_same(output, told)
     course = Course(settings.all_steps, config.epoch_steps, output, told)
-    job = SamTrainingJob(config.backbone, config.image_size, settings, config.precision, plan.threads, course)
+    job = SamTrainingJob(config.backbone, start, config.image_size, settings, config.precision, plan.threads, course)
     cluster.in_task(plan, _check_model, job)
     draw_scenes(output, range(config.first_seed, config.first_seed + config.scenes), plan)
     started_s = time.perf_counter()
@@ -188,10 +209,10 @@ def train_sam(config: TrainSamConfig, output: str) -> FittedSam:
 
 
 def _check_model(job: SamTrainingJob) -> None:
-    from persam_ray.demo.sam_training import new_compact_sam
-
     try:
-        new_compact_sam(job.backbone, job.image_size, job.settings.seed)
+        _build(job)
+    except CheckpointError as error:
+        raise TrainingError(f"--start {job.start}: {error}") from error
     except Exception as error:  # timm raises what it likes for a backbone without these strides
         raise TrainingError(f"--backbone {job.backbone}: {error}") from error
 

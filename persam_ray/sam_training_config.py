@@ -27,6 +27,9 @@ class TrainSamConfig(OutputConfig):
     backbone: str = "cs3darknet_s"
     """Of the image encoder: a model of timm with features at strides 8, 16 and 32."""
 
+    start: str | None = None
+    """Compact SAM to start from instead of random weights (path or URL), of the same backbone."""
+
     image_size: int = 384
     """Side of the model's square input in pixels, a multiple of 32."""
 
@@ -78,6 +81,7 @@ class TrainSamConfig(OutputConfig):
             )
         check_between("--learning-rate", self.learning_rate, 1e-12, 1)
         check_between("--small-steps", self.small_steps, 0, 1)
+        require(self.start != "", "--start must not be empty")
         require(not (self.resume and self.overwrite), "--resume does not go with --overwrite")
 
     @property

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from persam_ray.demo.compact_sam import new_compact_sam, to_compact_checkpoint
 from persam_ray.demo.sam_measures import central_pixel, evaluate, targets
-from persam_ray.demo.sam_training import new_compact_sam, to_compact_checkpoint
 from persam_ray.demo.scenes import Scene, draw_scene
 from persam_ray.masks import tight_box
 from persam_ray.sam import Sam

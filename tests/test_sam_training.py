@@ -13,6 +13,7 @@ from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
 from persam_ray.checkpoints import read_checkpoint
+from persam_ray.demo.compact_sam import CompactSam, load_weights, new_compact_sam, to_compact_checkpoint
 from persam_ray.demo.sam_losses import candidate_losses, error_points
 from persam_ray.demo.sam_samples import (
     BESIDE_POINT,
@@ -25,19 +26,17 @@ from persam_ray.demo.sam_samples import (
     make_sample,
 )
 from persam_ray.demo.sam_training import (
-    CompactSam,
     SamTrainingSettings,
     TrainingLosses,
     make_batch,
     make_optimiser,
-    new_compact_sam,
-    to_compact_checkpoint,
     train_step,
 )
 from persam_ray.demo.scenes import Scene, draw_scene
 from persam_ray.images import resize_longest_side
 from persam_ray.sam import Sam
-from persam_ray.types import Points
+from persam_ray.sam_build import COMPACT_FORMAT
+from persam_ray.types import Checkpoint, CheckpointError, Points
 
 SIZE_PX = 128
 SAMPLES = SampleSettings(image_size_px=SIZE_PX, targets=4)
@@ -97,6 +96,18 @@ def test_a_written_checkpoint_is_read_back_and_gives_the_same_logits(scenes: lis
     # float16 keeps 11 bits; over some 60 layers the rounding of the weights adds up to about a percent.
     assert (found.logits_bkhw - logits).abs().max() < 0.02 * logits.abs().max()
     torch.testing.assert_close(found.iou_scores_bk, iou, atol=0.01, rtol=0.02)
+
+
+def test_training_goes_on_from_a_checkpoint(scenes: list[Scene]) -> None:
+    model = trained(scenes, 2).questions.sam
+    again = new_compact_sam("mobilenetv3_small_050", 2 * SIZE_PX, seed=1)  # of another image size
+    load_weights(again, Checkpoint(*to_compact_checkpoint(model)))
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
+    with pytest.raises(CheckpointError, match="no compact SAM with mobilenetv3_small_050, but resnet18"):
+        load_weights(again, Checkpoint({}, {"format": COMPACT_FORMAT, "backbone": "resnet18"}))
+    with pytest.raises(CheckpointError, match="Missing key"):
+        load_weights(again, Checkpoint({}, {"format": COMPACT_FORMAT, "backbone": "mobilenetv3_small_050"}))
 
 
 def test_new_weights_follow_from_the_seed_and_leave_torchs_generator_alone() -> None:

@@ -25,7 +25,7 @@ OPTIONS: Mapping[type[OutputConfig], Mapping[str, str]] = {
         "--test-images": str(TEST_SCENES),
         "--backbone": "mobilenet_v2",
         "--start": "none",
-        "--steps": "150",
+        "--steps": "100",
         "--sam": "demo",
         "--output": f"{FOLDER}/benchmark",
         "--overwrite": "",

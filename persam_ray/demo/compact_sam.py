@@ -1,4 +1,4 @@
-"""A compact Segment Anything Model to train: `segment_anything`'s decoder behind a `timm` backbone, and its checkpoints."""
+"""A compact Segment Anything Model to train: `segment_anything`'s decoder behind a `timm` backbone; its checkpoints."""
 
 import math
 from typing import Any

@@ -65,13 +65,13 @@ class SamTrainingSettings:
         samples: How samples are made.
     """
 
-    layout_steps: int = 3_600
-    steps: int = 4_600
+    layout_steps: int = 6_800
+    steps: int = 2_400
     photos_per_step: int = 8
     corrected: int = 3
-    small_steps: float = 0.55
+    small_steps: float = 0.625
     small_px: int = 256
-    learning_rate: float = 8e-4
+    learning_rate: float = 4e-4
     weight_decay: float = 0.05
     warmup: float = 0.03
     clip_norm: float = 1.0

@@ -210,7 +210,7 @@ def test_a_file_without_options_changes_nothing(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("imagse: x", r"unknown option 'imagse'; allowed are --images, --output, "),
+        ("imagse: x", r"unknown option 'imagse'; allowed are --output, --overwrite, --images, "),
         ("imagse: null", "unknown option 'imagse'"),
         ("imagse: false", "unknown option 'imagse'"),
         ("5: x", "unknown option '5'"),

@@ -122,6 +122,8 @@ def test_new_weights_follow_from_the_seed_and_leave_torchs_generator_alone() -> 
 def test_a_model_that_cannot_be_built_says_why() -> None:
     with pytest.raises(ValueError, match="no model 'resnet_of_mine'"):
         new_compact_sam("resnet_of_mine", SIZE_PX, seed=0)
+    with pytest.raises(ValueError, match=r"features at strides \[16, 16, 16\], but 8, 16 and 32 are needed"):
+        new_compact_sam("vit_tiny_patch16_224", SIZE_PX, seed=0)
     with pytest.raises(ValueError, match="multiple of 32, at least 64, but got 100"):
         new_compact_sam("mobilenetv3_small_050", 100, seed=0)
 

@@ -37,6 +37,8 @@ class CompactSam(nn.Module):
             raise ValueError(f"the image size must be a multiple of 32, at least 64, but got {image_size_px}")
         grid_hw = (image_size_px // 16, image_size_px // 16)
         layers: Any = timm.create_model(backbone, features_only=True, out_indices=(2, 3, 4), pretrained=False)
+        if (strides := layers.feature_info.reduction()) != [8, 16, 32]:
+            raise ValueError(f"{backbone} has features at strides {strides}, but 8, 16 and 32 are needed")
         self.backbone_name, self.image_size_px = backbone, image_size_px
         self.image_encoder = CompactEncoder(layers, tuple(layers.feature_info.channels()))
         self.prompt_encoder = PromptEncoder(
@@ -72,7 +74,7 @@ def new_compact_sam(backbone: str, image_size: int, seed: int) -> CompactSam:
     """Return a compact SAM with random weights that follow from the seed, on the CPU.
 
     Raises:
-        ValueError: `timm` has no such backbone, or the image size is no multiple of 32.
+        ValueError: `timm` has no such backbone, or one with other strides, or the image size is no multiple of 32.
     """
     if not timm.is_model(backbone):
         raise ValueError(f"timm has no model {backbone!r}")

@@ -53,22 +53,8 @@ def test_its_weights_are_a_sam(trained: Path) -> None:
     assert sam.image_size_px == 128
 
 
-def test_it_can_be_trained_on(trained: Path, tmp_path: Path, job: Job) -> None:
-    start = ("--start", str(trained / "compact_sam.safetensors"))
-    finished = job("train_sam", "--output", str(tmp_path / "run"), *TINY, *start, "--workers", "1")
-    assert finished.status == 0, finished.stderr
-    assert json.loads((tmp_path / "run" / "training.json").read_text())["settings"]["start"] == start[1]
-
-
 def test_going_on_with_other_options_is_refused(trained: Path, job: Job) -> None:
     finished = job("train_sam", "--output", str(trained), *TINY, "--resume", "--learning-rate", "1e-4")
     assert finished.status == 1
     assert "--resume: the run at" in finished.stderr
     assert "learning_rate was 0.0004" in finished.stderr
-
-
-def test_a_backbone_that_does_not_serve_is_refused_at_once(tmp_path: Path, job: Job) -> None:
-    finished = job("train_sam", "--output", str(tmp_path / "run"), *TINY, "--backbone", "vit_tiny_patch16_224")
-    assert finished.status == 1
-    assert "error: --backbone vit_tiny_patch16_224:" in finished.stderr
-    assert not (tmp_path / "run" / "scenes").exists()

@@ -11,7 +11,9 @@ import argparse
 import copy
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -41,39 +43,49 @@ def main() -> None:
         "segment_anything, bfloat16": lambda: rounded(image.bfloat16()).float(),
         "ours, bfloat16": lambda: folded(image.bfloat16()).float(),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    features: dict[str, Tensor] = {}
+    timed = Timed()
     with torch.inference_mode():
         for _ in range(options.rounds):
             for name, encode in sides.items():
-                started_s = time.perf_counter()
-                features[name] = encode()
-                seconds[name].append(time.perf_counter() - started_s)
-        keep_freed_memory()  # cannot be undone: so the last side comes last
-        name = "ours, bfloat16, freed memory kept"
+                timed.run(name, encode)
+        keep_freed_memory()  # cannot be undone: so this side comes last
         sides["ours, bfloat16"]()
-        seconds[name] = []
         for _ in range(options.rounds):
-            started_s = time.perf_counter()
-            features[name] = sides["ours, bfloat16"]()
-            seconds[name].append(time.perf_counter() - started_s)
-    exact = features["segment_anything, float32"]
-    base_s, flop = min(seconds["segment_anything, float32"]), flop_of(encoder)
-    results = {
-        name: {
-            "seconds": min(times),
-            "ratio": base_s / min(times),
-            "error": ((features[name] - exact).norm() / exact.norm()).item(),
-            "tflop_per_s": flop / min(times) / 1e12,
-        }
-        for name, times in seconds.items()
-    }
+            timed.run("ours, bfloat16, freed memory kept", sides["ours, bfloat16"])
+    results = timed.compared("segment_anything, float32", flop_of(encoder))
     for name, row in results.items():
         print(
             f"{name:36} {row['seconds']:6.2f} s  {row['ratio']:5.2f}x  error {row['error']:.4f}  "
             f"{row['tflop_per_s']:.2f} TFLOP/s"
         )
     print(json.dumps({"width": options.width, "depth": options.depth, "threads": torch.get_num_threads(), **results}))
+
+
+@dataclass
+class Timed:
+    """Seconds of every call of each side, and its last features."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(self, name: str, encode: Callable[[], Tensor]) -> None:
+        """Call a side once."""
+        started_s = time.perf_counter()
+        self.features[name] = encode()
+        self.seconds[name].append(time.perf_counter() - started_s)
+
+    def compared(self, base: str, flop: float) -> dict[str, dict[str, float]]:
+        """Return each side's figures next to those of one of them."""
+        base_s, exact = min(self.seconds[base]), self.features[base]
+        return {
+            name: {
+                "seconds": min(times),
+                "ratio": base_s / min(times),
+                "error": ((self.features[name] - exact).norm() / exact.norm()).item(),
+                "tflop_per_s": flop / min(times) / 1e12,
+            }
+            for name, times in self.seconds.items()
+        }
 
 
 def vit(width: int, depth: int, heads: int) -> ImageEncoderViT:

@@ -1,7 +1,7 @@
 """How this process's C library hands out memory: kept for the next call, not returned to the kernel after each.
 
 A layer's activations are tens of megabytes, which glibc maps anew for every operation and unmaps after it, so that the
-kernel clears each page again and again: a fifth to a third of ViT-B's time on a CPU.
+kernel clears each page again and again: a tenth of ViT-B's time on a CPU (`benchmarks/encoder.py`).
 """
 
 import ctypes

@@ -147,7 +147,7 @@ class Sam:
 def encoder_dtype(precision: Precision, device: torch.device, encoder: nn.Module) -> torch.dtype:
     """Return the type that an image encoder computes in.
 
-    On two cores with AMX ViT-B took 1.2 s an image in bfloat16 (FoldedViT) rather than 8.5 s, but a convolutional
+    On two cores with AMX ViT-B took 1.3 s an image in bfloat16 (FoldedViT) rather than 7.6 s, but a convolutional
     encoder 69 ms rather than 57.
     """
     return compute_dtype(precision, device, pays_on_cpu=isinstance(encoder, ImageEncoderViT))

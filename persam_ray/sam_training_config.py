@@ -19,7 +19,7 @@ class TrainSamConfig(OutputConfig):
     """
 
     scenes: int = 4500
-    """Scenes to draw and train on; a quarter of a second and 85 KB each."""
+    """Scenes to draw and train on; a quarter of a second and 38 KB each."""
 
     first_seed: int = 10_000
     """Seed of the first scene; the demo shows those from 0 on, the model is judged on those from 1,000,000 on."""
@@ -40,7 +40,7 @@ class TrainSamConfig(OutputConfig):
     """Optimiser steps with prompts."""
 
     small_steps: float = 0.625
-    """Part of --steps, 0 to 1, that are taken first, on photos two thirds the size: 2.25 times faster."""
+    """Part of --steps, 0 to 1, that are taken first, on photos two thirds the size: twice as fast."""
 
     photos_per_step: int = 8
     """Photos in a step, of all workers together; a multiple of --workers."""

@@ -31,7 +31,7 @@ PLACES = 8
 """Numbers asked for at each feature cell: four of the thing, four of its group."""
 
 ANCHORS = 24
-"""Of a photo; each is a mask to learn from, for a thousandth of what the decoder takes for one."""
+"""Of a photo; each is a mask to learn from, for about a twentieth of what the decoder takes for one."""
 
 GROUP_ANCHORS = 0.3
 """Part of the anchors that ask for the group, where they have one."""

@@ -54,7 +54,7 @@ class SamTrainingSettings:
         photos_per_step: Of all workers together; a multiple of their number.
         corrected: Targets of a photo that are asked for a second time; at least 1, or the weights that take a mask as
             prompt would get no gradient.
-        small_steps: Part of `steps`, in [0, 1], that are taken first, on photos of `small_px`: 2.25 times faster.
+        small_steps: Part of `steps`, in [0, 1], that are taken first, on photos of `small_px`: twice as fast.
         small_px: Side of the model's square input then, a multiple of 32.
         learning_rate: Highest rate of AdamW, without prompts and then with them: each time reached after `warmup` of
             the steps, then a cosine to 0.
@@ -140,7 +140,7 @@ class TrainingLosses(nn.Module):
         `focal` (times 20) and `dice` of the candidates that learn, `iou` of all candidates' predicted IoU, each the
         mean over photos, their targets and rounds.
         """
-        # Not autocast: it casts weights at every use and runs layer norms in float32, 1.3 times slower on a CPU.
+        # Not autocast: it casts weights at every use and runs layer norms in float32: a quarter slower on a CPU.
         norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
         kept = {id(weight) for norm in norms for weight in norm.parameters()}
         weights = {

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from persam_ray.checkpoints import read_checkpoint
 from persam_ray.images import decode_image, decode_mask
-from persam_ray.persam_f import STEPS, ScaleMixingLoss, fit_mask_weights, make_target_f, positive_point, target_features
+from persam_ray.persam import locate
+from persam_ray.persam_f import STEPS, ScaleMixingLoss, fit_mask_weights, make_target_f, target_features
 from persam_ray.sam import Sam
 from persam_ray.types import Reference
 
@@ -31,7 +32,7 @@ def main() -> None:
     target = make_target_f(sam, [reference])  # warms up
     features, _ = target_features(sam, reference)
     frame = sam.frame(mask.shape)
-    points, _ = positive_point(sam, features, [frame], target)
+    points = locate(sam, features, [frame], [target], guidance=None).points
 
     started_s = time.perf_counter()
     logits = sam.to_original(sam.decode(features, points, multimask=True).logits_bkhw[0], frame)

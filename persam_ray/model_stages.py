@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 MASK_RCNN = "mask_rcnn"
 
+PROMPTS_AT_ONCE = 16
+"""Prompts that are decoded together, over all photos and targets of a batch: about 25 MB each at 1024 pixels."""
+
 
 @dataclass(frozen=True)
 class SegmentOptions:
@@ -86,16 +89,14 @@ class SegmentWithPersam:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Turn PIXELS rows into LABELED rows, in the same order within each method."""
         failed, usable = _split(table, self._report)
-        predictions = {method: dict(failed) for method in self._targets}
+        rows = {method: dict(failed) for method in self._targets}
         for start in range(0, len(usable), self._options.batch_size):
             batch = usable[start : start + self._options.batch_size]
             for method, labeled in self._label(batch, [_pixels(table, photo.index) for photo in batch]):
-                predictions[method] |= zip((photo.index for photo in batch), labeled, strict=True)
-        return _labeled(table, predictions)
+                rows[method] |= zip((photo.index for photo in batch), labeled, strict=True)
+        return _labeled(table, rows)
 
-    def _label(self, photos: Sequence[_Photo], pixels: Sequence[ByteArray]) -> Iterator[tuple[str, list[Prediction]]]:
-        from persam_ray.persam import to_instance
-
+    def _label(self, photos: Sequence[_Photo], pixels: Sequence[ByteArray]) -> Iterator[tuple[str, list[_Row]]]:
         started_s = time.perf_counter()
         features_bchw = self._sam.encode(pixels)
         if self._sam.device.type == "cuda" and len(self._targets) > 1:
@@ -104,13 +105,8 @@ class SegmentWithPersam:
         frames = [self._sam.frame(photo.size_hw) for photo in photos]
         for method, targets in self._targets.items():
             started_s = time.perf_counter()
-            found: list[list[Segmentation]] = [[] for _ in photos]
-            for target in targets:
-                for instances, raw in zip(found, self._segment(features_bchw, frames, target), strict=True):
-                    instance = None if raw is None else to_instance(raw, target.category)
-                    if instance is not None:
-                        instances.append(instance)
-            yield method, [photo.prediction(instances) for photo, instances in zip(photos, found, strict=True)]
+            found = self._found(features_bchw, frames, targets)
+            yield method, [photo.row(instances) for photo, instances in zip(photos, found, strict=True)]
             seconds[method] = time.perf_counter() - started_s
         self._report(len(photos), 0, seconds)
 
@@ -119,12 +115,30 @@ class SegmentWithPersam:
 
         torch.cuda.synchronize(self._sam.device)
 
-    def _segment(self, features_bchw: torch.Tensor, frames: Sequence[Frame], target: Target) -> list[RawMask | None]:
+    def _found(
+        self, features_bchw: torch.Tensor, frames: Sequence[Frame], targets: Sequence[Target]
+    ) -> list[list[Segmentation]]:
+        """Return each photo's instances, in the order of the targets, some of which are decoded together."""
+        from persam_ray.persam import to_instance
+
+        at_once = max(1, PROMPTS_AT_ONCE // len(frames))
+        found: list[list[Segmentation]] = [[] for _ in frames]
+        for start in range(0, len(targets), at_once):
+            some = targets[start : start + at_once]
+            for instances, masks in zip(found, self._segment(features_bchw, frames, some), strict=True):
+                named = zip(masks, some, strict=True)
+                possible = [to_instance(raw, target.category) for raw, target in named if raw is not None]
+                instances += [instance for instance in possible if instance is not None]
+        return found
+
+    def _segment(
+        self, features_bchw: torch.Tensor, frames: Sequence[Frame], targets: Sequence[Target]
+    ) -> list[list[RawMask | None]]:
         from persam_ray import persam, persam_f
 
-        if target.mask_weights_3 is None:
-            return persam.segment(self._sam, features_bchw, frames, target, self._options.guidance)
-        return persam_f.segment_f(self._sam, features_bchw, frames, target)
+        if targets[0].mask_weights_3 is None:
+            return persam.segment(self._sam, features_bchw, frames, targets, self._options.guidance)
+        return persam_f.segment_f(self._sam, features_bchw, frames, targets)
 
 
 def load_sam(checkpoint: Checkpoint, options: SegmentOptions) -> Sam:
@@ -194,16 +208,20 @@ class SegmentWithMaskRcnn:
         """Turn PIXELS rows into LABELED rows, in the same order."""
         from persam_ray.detection import predict_resized
 
-        predictions, usable = _split(table, self._report)
+        rows, usable = _split(table, self._report)
         for photo in usable:
             started_s = time.perf_counter()
             found = predict_resized(self._model, _pixels(table, photo.index), photo.size_hw, self._limits)
-            predictions[photo.index] = photo.prediction(found)
+            rows[photo.index] = photo.row(found)
             self._report(1, 0, {MASK_RCNN: time.perf_counter() - started_s})
-        return _labeled(table, {MASK_RCNN: predictions})
+        return _labeled(table, {MASK_RCNN: rows})
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
+
+
+_Row = dict[str, Any]
+"""Of PREDICTIONS: run-length strings, no masks, of which a table of large photos would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -214,11 +232,11 @@ class _Photo:
     image_id: str
     size_hw: tuple[int, int]
 
-    def prediction(self, instances: Sequence[Segmentation]) -> Prediction:
-        return Prediction(self.image_id, self.size_hw, None, tuple(instances))
+    def row(self, instances: Sequence[Segmentation]) -> _Row:
+        return Prediction(self.image_id, self.size_hw, None, tuple(instances)).to_row()
 
 
-def _split(table: pa.Table, report: Report) -> tuple[dict[int, Prediction], list[_Photo]]:
+def _split(table: pa.Table, report: Report) -> tuple[dict[int, _Row], list[_Photo]]:
     """Return the predictions of the rows that failed already, by index, and the other rows."""
     rows = table.select(["image_id", "height", "width", "error"]).to_pylist()
     failed, usable = {}, []
@@ -227,7 +245,7 @@ def _split(table: pa.Table, report: Report) -> tuple[dict[int, Prediction], list
             usable.append(_Photo(index, row["image_id"], (row["height"], row["width"])))
         else:
             size_hw = None if row["height"] is None else (row["height"], row["width"])
-            failed[index] = Prediction(row["image_id"], size_hw, row["error"])
+            failed[index] = Prediction(row["image_id"], size_hw, row["error"]).to_row()
     if failed:
         report(len(failed), len(failed), {})
     return failed, usable
@@ -239,11 +257,11 @@ def _pixels(table: pa.Table, index: int) -> ByteArray:
     return flat.reshape(table["pixels_height"][index].as_py(), table["pixels_width"][index].as_py(), 3)
 
 
-def _labeled(table: pa.Table, predictions: Mapping[str, Mapping[int, Prediction]]) -> pa.Table:
+def _labeled(table: pa.Table, rows: Mapping[str, Mapping[int, _Row]]) -> pa.Table:
     annotations = table["annotations"].to_pylist()
-    rows: list[dict[str, Any]] = [
-        by_index[index].to_row() | {"annotations": annotations[index], "method": method}
-        for method, by_index in predictions.items()
+    labeled: list[_Row] = [
+        by_index[index] | {"annotations": annotations[index], "method": method}
+        for method, by_index in rows.items()
         for index in sorted(by_index)
     ]
-    return pa.Table.from_pylist(rows, schema=LABELED)
+    return pa.Table.from_pylist(labeled, schema=LABELED)

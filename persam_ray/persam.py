@@ -1,10 +1,11 @@
 """PerSAM: segment a category that one photo and mask have shown, without training (arXiv:2305.03048, section 3.2).
 
 One function per step of the paper, in its order; the arithmetic is the official implementation's, batched over images.
-Features of a batch come in (b x 256 x 64 x 64), one mask and its scores per image go out; a step that leaves a mask
-empty ends that image without an instance.
+Features of a batch come in (b x 256 x 64 x 64), one mask and its scores per image and target go out; a step that leaves
+a mask empty ends that image without an instance of that target. All targets of all images are decoded together.
 
-Suffixes: b batch, h w rows and columns, c channels, k candidates, n points.
+Suffixes: b images, p targets, n prompts (the targets of the first image, of the second, ...), h w rows and columns, c
+channels, k candidates.
 """
 
 from collections.abc import Sequence
@@ -88,11 +89,12 @@ def make_target(sam: Sam, references: Sequence[Reference]) -> Target:
 
 
 @torch.inference_mode()
-def similarity_map(features_bchw: Tensor, target: Target) -> Tensor:
-    """Return the cosine of the target's feature with every cell (b, h, w), in [-1, 1]."""
+def similarity_map(features_bchw: Tensor, targets: Sequence[Target]) -> Tensor:
+    """Return the cosine of each target's feature with every cell (n, h, w), in [-1, 1]."""
     unit_bchw = features_bchw / features_bchw.norm(dim=1, keepdim=True)
-    similarity_bhw: Tensor = (target.feature_c @ unit_bchw.flatten(2)).view(-1, *unit_bchw.shape[2:])
-    return similarity_bhw
+    feature_pc = torch.stack([target.feature_c for target in targets])
+    similarity_nhw: Tensor = (feature_pc @ unit_bchw.flatten(2)).view(-1, *unit_bchw.shape[2:])
+    return similarity_nhw
 
 
 @torch.inference_mode()
@@ -140,13 +142,13 @@ def _scale_yx(frame: Frame) -> tuple[float, float]:
 
 @torch.inference_mode()
 def attention_guidance(
-    sam: Sam, similarity_bhw: Tensor, similarities: Sequence[Tensor], frames: Sequence[Frame], guidance: Guidance
+    sam: Sam, similarity_nhw: Tensor, similarities: Sequence[Tensor], frames: Sequence[Frame], guidance: Guidance
 ) -> Tensor:
-    """Turn similarity into a map in [0, 1] over the feature grid (b, h, w): z-score, resize, sigmoid.
+    """Turn similarity into a map in [0, 1] over the feature grid (n, h, w): z-score, resize, sigmoid.
 
     Args:
         sam: The model, for its grid.
-        similarity_bhw: The maps over the feature grid, which covers the padded square.
+        similarity_nhw: The maps over the feature grid, which covers the padded square.
         similarities: The same over each image's own pixels (H, W).
         frames: Where the images lie in the model frame.
         guidance: `official` squashes the image's map onto the whole grid, as published: on photos that are not
@@ -154,7 +156,7 @@ def attention_guidance(
             padding.
     """
     maps = []
-    for grid_hw, image_hw, frame in zip(similarity_bhw, similarities, frames, strict=True):
+    for grid_hw, image_hw, frame in zip(similarity_nhw, similarities, frames, strict=True):
         mean, std = image_hw.mean(), image_hw.std() if image_hw.numel() > 1 else image_hw.new_zeros(())
         std = std if std > 0 else torch.ones_like(std)  # a constant map: no cell stands out
         if guidance == "official":
@@ -179,59 +181,114 @@ def _holds_image(sam: Sam, frame: Frame) -> Tensor:
 
 @torch.inference_mode()
 def segment(
-    sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], target: Target, guidance: Guidance = "aligned"
-) -> list[RawMask | None]:
-    """Segment the target in a batch of images: three decoder calls on the features of each.
+    sam: Sam,
+    features_bchw: Tensor,
+    frames: Sequence[Frame],
+    targets: Sequence[Target],
+    guidance: Guidance = "aligned",
+) -> list[list[RawMask | None]]:
+    """Segment targets in a batch of images: three decoder calls, of all targets on the features of all images.
 
     Returns:
-        For each image its mask, or None where a step found nothing.
+        For each image and each target its mask, or None where a step found nothing.
     """
-    similarity_bhw = similarity_map(features_bchw, target)
-    similarities = [similarity_on_image(sam, hw, frame) for hw, frame in zip(similarity_bhw, frames, strict=True)]
-    points = select_points(similarities, frames, negative=True)
+    frames_n = repeat_frames(frames, len(targets))
+    prior = locate(sam, features_bchw, frames_n, targets, guidance)
+    embedding_pc = torch.stack([target.embedding_c for target in targets])
     first = sam.decode(
         features_bchw,
-        points,
-        guidance_bhw=attention_guidance(sam, similarity_bhw, similarities, frames, guidance),
-        embedding_bc=target.embedding_c.expand(len(frames), -1),
+        prior.points,
+        guidance_nhw=prior.guidance_nhw,
+        embedding_nc=embedding_pc.repeat(len(frames), 1),
         multimask=False,
     )
-    refined = sam.decode(features_bchw, points, mask_logits_bhw=first.logits_bkhw[:, 0], multimask=True)
-    logits_bhw, _ = refined.best()
-    masks = [sam.to_original(low[None], frame)[0] > 0 for low, frame in zip(logits_bhw, frames, strict=True)]
-    peaks = [float(hw.max()) for hw in similarities]
-    return refine_in_box(sam, features_bchw, frames, points, logits_bhw, masks, peaks)
+    refined = sam.decode(features_bchw, prior.points, mask_logits_nhw=first.logits_bkhw[:, 0], multimask=True)
+    logits_nhw, _ = refined.best()
+    masks = [sam.to_original(low[None], frame)[0] > 0 for low, frame in zip(logits_nhw, frames_n, strict=True)]
+    found = refine_in_box(sam, features_bchw, frames_n, prior, logits_nhw, masks)
+    return by_image(found, len(targets))
+
+
+def repeat_frames(frames: Sequence[Frame], targets: int) -> list[Frame]:
+    """Return the frame of each prompt: every image's as often as there are targets."""
+    return [frame for frame in frames for _ in range(targets)]
+
+
+def by_image(found: Sequence[RawMask | None], targets: int) -> list[list[RawMask | None]]:
+    """Return a list for each image of what each prompt has found."""
+    return [list(found[start : start + targets]) for start in range(0, len(found), targets)]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Where the targets may be: what the first prompts are made of.
+
+    Attributes:
+        points: Of each prompt, the same in every step.
+        peaks: Each prompt's highest similarity.
+        guidance_nhw: Target-guided attention, where it was asked for.
+    """
+
+    points: Points
+    peaks: tuple[float, ...]
+    guidance_nhw: Tensor | None = None
+
+
+def locate(
+    sam: Sam,
+    features_bchw: Tensor,
+    frames: Sequence[Frame],
+    targets: Sequence[Target],
+    guidance: Guidance | None,
+) -> Prior:
+    """Compare images with targets.
+
+    Args:
+        sam: The model.
+        features_bchw: Of the images.
+        frames: Where the image of each prompt lies in the model frame.
+        targets: The same of every image.
+        guidance: Which map of attention to make; None for none, and for no negative point (PerSAM-F).
+    """
+    points, peaks, maps = [], [], []
+    for similarity_hw, frame in zip(similarity_map(features_bchw, targets), frames, strict=True):
+        # One at a time: over a photo of 12 megapixels a single map takes 48 MB.
+        image_hw = similarity_on_image(sam, similarity_hw, frame)
+        points.append(select_points([image_hw], [frame], negative=guidance is not None))
+        peaks.append(float(image_hw.max()))
+        if guidance is not None:
+            maps.append(attention_guidance(sam, similarity_hw[None], [image_hw], [frame], guidance))
+    xy_nx2, labels_nx = (torch.cat([getattr(one, name) for one in points]) for name in ("xy_bn2", "labels_bn"))
+    return Prior(Points(xy_nx2, labels_nx), tuple(peaks), torch.cat(maps) if maps else None)
 
 
 def refine_in_box(
     sam: Sam,
     features_bchw: Tensor,
     frames: Sequence[Frame],
-    points: Points,
-    logits_bhw: Tensor,
+    prior: Prior,
+    logits_nhw: Tensor,
     masks: Sequence[Tensor],
-    peaks: Sequence[float],
 ) -> list[RawMask | None]:
     """Take the last step of the cascade: prompt with the tight box of each mask as well, keep the best of three.
 
     Args:
         sam: The model.
         features_bchw: Of the images.
-        frames: Where the images lie in the model frame.
-        points: The point prompts, the same in every step.
-        logits_bhw: The previous masks at low resolution.
+        frames: Where the image of each prompt lies in the model frame.
+        prior: Whose points are prompts again.
+        logits_nhw: The previous masks at low resolution.
         masks: The previous masks over each image's own pixels (H, W), bool.
-        peaks: Each image's highest similarity, which is passed on.
 
     Returns:
-        For each image its mask, or None where the previous or the new one is empty.
+        For each prompt its mask, or None where the previous or the new one is empty.
     """
-    candidates = decode_in_box(sam, features_bchw, frames, points, logits_bhw, masks)
+    candidates = decode_in_box(sam, features_bchw, frames, prior.points, logits_nhw, masks)
     if candidates is None:
         return [None] * len(frames)
-    final_bhw, iou_b = candidates.best()
+    final_nhw, iou_n = candidates.best()
     results: list[RawMask | None] = []
-    for low_hw, iou, frame, previous_hw, peak in zip(final_bhw, iou_b, frames, masks, peaks, strict=True):
+    for low_hw, iou, frame, previous_hw, peak in zip(final_nhw, iou_n, frames, masks, prior.peaks, strict=True):
         mask_hw = sam.to_original(low_hw[None], frame)[0] > 0
         found = bool(previous_hw.any()) and bool(mask_hw.any())
         results.append(RawMask(mask_hw, float(iou), peak) if found else None)
@@ -243,7 +300,7 @@ def decode_in_box(
     features_bchw: Tensor,
     frames: Sequence[Frame],
     points: Points,
-    logits_bhw: Tensor,
+    logits_nhw: Tensor,
     masks: Sequence[Tensor],
 ) -> MaskCandidates | None:
     """Decode three masks from points, the tight boxes of earlier masks and their logits; None if all are empty.
@@ -253,8 +310,8 @@ def decode_in_box(
     if not any(bool(mask_hw.any()) for mask_hw in masks):
         return None
     boxes = [_box_in_model_frame(mask_hw, frame) for mask_hw, frame in zip(masks, frames, strict=True)]
-    box_b4 = torch.tensor(boxes, dtype=torch.float32, device=sam.device)
-    return sam.decode(features_bchw, points, box_b4=box_b4, mask_logits_bhw=logits_bhw, multimask=True)
+    box_n4 = torch.tensor(boxes, dtype=torch.float32, device=sam.device)
+    return sam.decode(features_bchw, points, box_n4=box_n4, mask_logits_nhw=logits_nhw, multimask=True)
 
 
 def _box_in_model_frame(mask_hw: Tensor, frame: Frame) -> tuple[float, float, float, float]:

@@ -3,7 +3,7 @@
 SAM offers a part, a sub-part and the whole; the fit learns how to mix these three scales. SAM is frozen and the prompt
 fixed, so the three logits are decoded once, and each of the 1,000 steps only mixes them again.
 
-Suffixes: b batch, h w rows and columns, c channels, k the three scales, p pixels.
+Suffixes: b images, n prompts (as in `persam`), h w rows and columns, c channels, k the three scales, p pixels.
 """
 
 import math
@@ -16,15 +16,15 @@ from torch.nn import functional as F
 
 from persam_ray.persam import (
     RawMask,
+    by_image,
     decode_in_box,
+    locate,
     refine_in_box,
-    select_points,
-    similarity_map,
-    similarity_on_image,
+    repeat_frames,
     target_features,
 )
 from persam_ray.sam import Sam
-from persam_ray.types import Frame, Points, Reference, Target
+from persam_ray.types import Frame, Reference, Target
 
 STEPS = 1000
 LEARNING_RATE = 1e-3
@@ -53,20 +53,11 @@ def make_target_f(sam: Sam, references: Sequence[Reference]) -> Target:
     losses = []
     for reference, (features_1chw, _) in zip(references, encoded, strict=True):
         frame = sam.frame((reference.mask_hw.shape[0], reference.mask_hw.shape[1]))
-        points, _ = positive_point(sam, features_1chw, [frame], target)
+        points = locate(sam, features_1chw, [frame], [target], guidance=None).points
         scales = sam.decode(features_1chw, points, multimask=True)
         logits_khw = sam.to_original(scales.logits_bkhw[0], frame)
         losses.append(ScaleMixingLoss(logits_khw, torch.from_numpy(reference.mask_hw).to(sam.device)))
     return replace(target, mask_weights_3=fit_mask_weights(losses))
-
-
-def positive_point(
-    sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], target: Target
-) -> tuple[Points, list[float]]:
-    """Return the pixel of each image that is most like the target, and that similarity."""
-    similarity_bhw = similarity_map(features_bchw, target)
-    similarities = [similarity_on_image(sam, hw, frame) for hw, frame in zip(similarity_bhw, frames, strict=True)]
-    return select_points(similarities, frames, negative=False), [float(hw.max()) for hw in similarities]
 
 
 class ScaleMixingLoss:
@@ -170,34 +161,37 @@ def fit_mask_weights(losses: Sequence[ScaleMixingLoss]) -> Tensor:
 
 
 @torch.inference_mode()
-def segment_f(sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], target: Target) -> list[RawMask | None]:
-    """Segment the target in a batch of images: the weighted scales from one point, then two steps of the cascade.
+def segment_f(
+    sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], targets: Sequence[Target]
+) -> list[list[RawMask | None]]:
+    """Segment targets in a batch of images: the weighted scales from one point, then two steps of the cascade.
 
     Args:
         sam: The model.
         features_bchw: Of the images.
         frames: Where the images lie in the model frame.
-        target: With fitted `mask_weights_3`.
+        targets: With fitted `mask_weights_3`.
 
     Returns:
-        For each image its mask, or None where a step found nothing.
+        For each image and each target its mask, or None where a step found nothing.
     """
-    assert target.mask_weights_3 is not None
-    points, peaks = positive_point(sam, features_bchw, frames, target)
-    scales = sam.decode(features_bchw, points, multimask=True)
-    weights_k11 = target.mask_weights_3[:, None, None]
-    mixed_bhw = (scales.logits_bkhw * weights_k11).sum(dim=1)
+    frames_n = repeat_frames(frames, len(targets))
+    prior = locate(sam, features_bchw, frames_n, targets, guidance=None)
+    scales = sam.decode(features_bchw, prior.points, multimask=True)
+    fitted = [target.mask_weights_3 for target in targets if target.mask_weights_3 is not None]
+    weights_nk11 = torch.stack(fitted).repeat(len(frames), 1)[..., None, None]
+    mixed_nhw = (scales.logits_bkhw * weights_nk11).sum(dim=1)
     masks = [
         (sam.to_original(low_khw, frame) * weights_k11).sum(dim=0) > 0
-        for low_khw, frame in zip(scales.logits_bkhw, frames, strict=True)
+        for low_khw, frame, weights_k11 in zip(scales.logits_bkhw, frames_n, weights_nk11, strict=True)
     ]
-    boxed = decode_in_box(sam, features_bchw, frames, points, mixed_bhw, masks)
+    boxed = decode_in_box(sam, features_bchw, frames_n, prior.points, mixed_nhw, masks)
     if boxed is None:
-        return [None] * len(frames)
-    logits_bhw, _ = boxed.best()
+        return by_image([None] * len(frames_n), len(targets))
+    logits_nhw, _ = boxed.best()
     found = [bool(mask_hw.any()) for mask_hw in masks]
     masks = [
         (sam.to_original(low[None], frame)[0] > 0) & hit
-        for low, frame, hit in zip(logits_bhw, frames, found, strict=True)
+        for low, frame, hit in zip(logits_nhw, frames_n, found, strict=True)
     ]
-    return refine_in_box(sam, features_bchw, frames, points, logits_bhw, masks, peaks)
+    return by_image(refine_in_box(sam, features_bchw, frames_n, prior, logits_nhw, masks), len(targets))

@@ -3,7 +3,7 @@
 It keeps no image between calls. One ViT-B image at 1024 x 1024: 3 MB of uint8 pixels in, 4 MB of features
 (256 x 64 x 64 float32) out; a decoder call adds 256 x 256 logits for each mask.
 
-Suffixes: b batch, h w rows and columns, c channels, k candidates, n points. "Model frame" is the resized image before
+Suffixes: b images, n prompts, h w rows and columns, c channels, k candidates. "Model frame" is the resized image before
 padding; "original" the photo itself.
 """
 
@@ -14,6 +14,8 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from persam_ray.conv_encoder import fold_batch_norms
+from persam_ray.folded_decoder import FoldedDecoder
 from persam_ray.images import resized_size_hw
 from persam_ray.precision import Precision, compute_dtype
 from persam_ray.sam_build import build_modules
@@ -32,8 +34,8 @@ class Sam:
     Args:
         checkpoint: The weights; the architecture is read from them.
         device: Where to compute; `cuda`, `cpu`, ...
-        precision: Of the image encoder, by far the largest part; prompts and masks are always float32. `auto` is
-            bfloat16 where that is faster.
+        precision: Of what is computed for each cell of an image; prompt tokens and scores are always float32. In
+            float32 the numbers are the official ones; `auto` is bfloat16 where that is faster.
 
     Raises:
         CheckpointError: The checkpoint is of no known layout.
@@ -45,13 +47,14 @@ class Sam:
         modules = build_modules(checkpoint)
         self.device = torch.device(device)
         self.image_size_px = modules.image_size_px
-        self._encoder_dtype = encoder_dtype(precision, self.device, modules.image_encoder)
-        self._image_encoder = modules.image_encoder.to(self.device, self._encoder_dtype)
-        if isinstance(self._image_encoder, ImageEncoderViT) and self._encoder_dtype != torch.float32:
-            self._image_encoder = FoldedViT(self._image_encoder)  # in float32 the official numbers count, to the bit
+        self._dtype = compute_dtype(precision, self.device)
+        self._image_encoder = _encoder_in(self._dtype, modules.image_encoder.to(self.device))
         self._prompt_encoder = modules.prompt_encoder.to(self.device)
         self._mask_decoder = modules.mask_decoder.to(self.device)
         self._position_1chw = self._prompt_encoder.get_dense_pe()
+        self._folded_decoder: FoldedDecoder | None = None  # in float32 the official numbers count, to the bit
+        if self._dtype != torch.float32:
+            self._folded_decoder = FoldedDecoder(self._mask_decoder, self._position_1chw, self._dtype)
         self._mean_311, self._std_311 = (
             torch.tensor(values, device=self.device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD)
         )
@@ -83,7 +86,7 @@ class Sam:
         Returns:
             Features (b, c, h, w), float32.
         """
-        batch = torch.stack([self.normalize(image_hw3) for image_hw3 in resized]).to(self._encoder_dtype)
+        batch = torch.stack([self.normalize(image_hw3) for image_hw3 in resized]).to(self._dtype)
         features: Tensor = self._image_encoder(batch)
         return features.float()
 
@@ -93,38 +96,48 @@ class Sam:
         features_bchw: Tensor,
         points: Points,
         *,
-        box_b4: Tensor | None = None,
-        mask_logits_bhw: Tensor | None = None,
-        guidance_bhw: Tensor | None = None,
-        embedding_bc: Tensor | None = None,
+        box_n4: Tensor | None = None,
+        mask_logits_nhw: Tensor | None = None,
+        guidance_nhw: Tensor | None = None,
+        embedding_nc: Tensor | None = None,
         multimask: bool,
     ) -> MaskCandidates:
-        """Decode one prompt on each image of a batch.
+        """Decode prompts on a batch of images: as many on each, those of the first image first.
 
         Args:
-            features_bchw: From `encode`.
-            points: n points for each image.
-            box_b4: x_min, y_min, x_max, y_max in pixels of the model frame.
-            mask_logits_bhw: Low-resolution logits of an earlier call, as a mask prompt.
-            guidance_bhw: Target-guided attention (PerSAM), in [0, 1], over the feature grid.
-            embedding_bc: Target-semantic prompt (PerSAM).
+            features_bchw: From `encode`; b divides the number of prompts.
+            points: Some points for each prompt.
+            box_n4: x_min, y_min, x_max, y_max in pixels of the model frame.
+            mask_logits_nhw: Low-resolution logits of an earlier call, as a mask prompt.
+            guidance_nhw: Target-guided attention (PerSAM), in [0, 1], over the feature grid.
+            embedding_nc: Target-semantic prompt (PerSAM).
             multimask: Return the three scales rather than the single mask.
         """
-        sparse_btc, dense_bchw = self._prompt_encoder(
+        sparse_ntc, dense_nchw = self._prompt_encoder(
             (points.xy_bn2, points.labels_bn),
-            box_b4,
-            None if mask_logits_bhw is None else mask_logits_bhw[:, None],
+            box_n4,
+            None if mask_logits_nhw is None else mask_logits_nhw[:, None],
         )
-        logits_bkhw, iou_bk = predict_masks(
-            self._mask_decoder,
-            features_bchw + dense_bchw,
-            self._position_1chw,
-            sparse_btc,
-            guidance_bhw=guidance_bhw,
-            embedding_bc=embedding_bc,
-            multimask=multimask,
-        )
-        return MaskCandidates(logits_bkhw, iou_bk)
+        image_nchw = features_bchw.repeat_interleave(len(sparse_ntc) // len(features_bchw), dim=0) + dense_nchw
+        if self._folded_decoder is None:
+            logits_nkhw, iou_nk = predict_masks(
+                self._mask_decoder,
+                image_nchw,
+                self._position_1chw,
+                sparse_ntc,
+                guidance_bhw=guidance_nhw,
+                embedding_bc=embedding_nc,
+                multimask=multimask,
+            )
+        else:
+            logits_nkhw, iou_nk = self._folded_decoder(
+                image_nchw.flatten(2).transpose(1, 2).to(self._dtype),
+                sparse_ntc,
+                guidance_nm=None if guidance_nhw is None else guidance_nhw.flatten(1),
+                embedding_nc=embedding_nc,
+                multimask=multimask,
+            )
+        return MaskCandidates(logits_nkhw, iou_nk)
 
     @torch.inference_mode()
     def to_original(self, low_khw: Tensor, frame: Frame) -> Tensor:
@@ -144,10 +157,10 @@ class Sam:
         return F.interpolate(cropped, frame.original_hw, mode="bilinear", align_corners=False)[0]
 
 
-def encoder_dtype(precision: Precision, device: torch.device, encoder: nn.Module) -> torch.dtype:
-    """Return the type that an image encoder computes in.
-
-    On two cores with AMX ViT-B took 1.3 s an image in bfloat16 (FoldedViT) rather than 7.6 s, but a convolutional
-    encoder 69 ms rather than 57.
-    """
-    return compute_dtype(precision, device, pays_on_cpu=isinstance(encoder, ImageEncoderViT))
+def _encoder_in(dtype: torch.dtype, encoder: nn.Module) -> nn.Module:
+    """Return an image encoder in another type, in the form that is fast in it."""
+    if dtype == torch.float32:
+        return encoder
+    if isinstance(encoder, ImageEncoderViT):
+        return FoldedViT(encoder.to(dtype))
+    return fold_batch_norms(encoder).to(dtype)

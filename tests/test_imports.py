@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 METHOD_LAYER = frozenset(
     {
         "types", "masks", "images", "sam", "sam_build", "sam_decoder", "persam", "persam_f", "mask_rcnn", "few_shot",
-        "evaluation", "evaluation_merge", "precision", "detection", "demo", "vit_encoder", "host_memory",
+        "evaluation", "evaluation_merge", "precision", "detection", "demo", "vit_encoder", "conv_encoder",
+        "folded_decoder", "host_memory",
     }
 )  # fmt: skip
 CLUSTER_LAYER = frozenset(

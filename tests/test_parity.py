@@ -76,7 +76,7 @@ def test_persam_agrees_with_the_official_code_at_every_step(sam: Sam, shape: str
     np.testing.assert_allclose(target.embedding_c.numpy(), expected["target_embedding"], atol=1e-5)
 
     features, frame = encoded(sam, shape, image)
-    similarity = persam.similarity_map(features, target)
+    similarity = persam.similarity_map(features, [target])
     on_image = persam.similarity_on_image(sam, similarity[0], frame)
     points = persam.select_points([on_image], [frame], negative=True)
     np.testing.assert_array_equal(points.xy_bn2.numpy(), expected[f"{image}/step1/point_coords"])
@@ -84,9 +84,9 @@ def test_persam_agrees_with_the_official_code_at_every_step(sam: Sam, shape: str
     guidance = persam.attention_guidance(sam, similarity, [on_image], [frame], "official")
     np.testing.assert_allclose(guidance.flatten().numpy(), expected[f"{image}/step1/attn"].ravel(), atol=1e-4)
 
-    first = sam.decode(features, points, guidance_bhw=guidance, embedding_bc=target.embedding_c[None], multimask=False)
+    first = sam.decode(features, points, guidance_nhw=guidance, embedding_nc=target.embedding_c[None], multimask=False)
     agree(first, expected, f"{image}/step1")
-    second = sam.decode(features, points, mask_logits_bhw=first.logits_bkhw[:, 0], multimask=True)
+    second = sam.decode(features, points, mask_logits_nhw=first.logits_bkhw[:, 0], multimask=True)
     agree(second, expected, f"{image}/step2")
     logits, _ = second.best()
     masks = [sam.to_original(logits, frame)[0] > 0]
@@ -100,7 +100,7 @@ def test_persam_agrees_with_the_official_code_at_every_step(sam: Sam, shape: str
 def test_persam_gives_the_official_masks(sam: Sam, shape: str, image: str) -> None:
     target = persam.make_target(sam, [reference(shape)])
     features, frame = encoded(sam, shape, image)
-    (raw,) = persam.segment(sam, features, [frame], target, "official")
+    ((raw,),) = persam.segment(sam, features, [frame], [target], "official")
     assert raw is not None
     assert iou_with_official(raw.mask_hw, shape, f"{image}_persam") >= 0.999
 
@@ -117,7 +117,7 @@ def test_persam_f_fits_on_the_official_logits(sam: Sam, shape: str) -> None:
     expected = official(shape, "persam_f")
     target = fitted(sam, shape)
     features, frame = encoded(sam, shape, "00")
-    points, _ = persam_f.positive_point(sam, features, [frame], target)
+    points = persam.locate(sam, features, [frame], [target], guidance=None).points
     np.testing.assert_array_equal(points.xy_bn2.numpy(), expected["fit/point_coords"])
     agree(sam.decode(features, points, multimask=True), expected, "fit")
 
@@ -129,11 +129,11 @@ def test_persam_f_agrees_with_the_official_code_from_its_weights_on(sam: Sam, sh
     expected = official(shape, "persam_f")
     target = replace(fitted(sam, shape), mask_weights_3=torch.from_numpy(expected["mask_weights"]))
     features, frame = encoded(sam, shape, image)
-    points, _ = persam_f.positive_point(sam, features, [frame], target)
+    points = persam.locate(sam, features, [frame], [target], guidance=None).points
     np.testing.assert_array_equal(points.xy_bn2.numpy(), expected[f"{image}/step1/point_coords"])
     agree(sam.decode(features, points, multimask=True), expected, f"{image}/step1")
 
-    (raw,) = persam_f.segment_f(sam, features, [frame], target)
+    ((raw,),) = persam_f.segment_f(sam, features, [frame], [target])
     assert raw is not None
     assert raw.predicted_iou == pytest.approx(expected[f"{image}/step3/scores"].max(), abs=1e-3)
     assert iou_with_official(raw.mask_hw, shape, f"{image}_persam_f") >= 0.999
@@ -162,7 +162,7 @@ def test_points_of_a_batch_are_those_of_its_images(sam: Sam) -> None:
     expected = official("portrait", "persam")
     photos = [decode_image((PARITY / "portrait" / f"{image}.jpg").read_bytes()) for image in IMAGES]
     frames = [sam.frame(photo.shape[:2]) for photo in photos]
-    similarity = persam.similarity_map(sam.encode([resize_longest_side(photo, 1024) for photo in photos]), target)
+    similarity = persam.similarity_map(sam.encode([resize_longest_side(photo, 1024) for photo in photos]), [target])
     on_images = [persam.similarity_on_image(sam, hw, frame) for hw, frame in zip(similarity, frames, strict=True)]
     points: Points = persam.select_points(on_images, frames, negative=True)
     for row, image in zip(points.xy_bn2.numpy(), IMAGES, strict=True):

@@ -6,7 +6,7 @@ import torch
 
 from persam_ray import persam
 from persam_ray.images import resize_longest_side
-from persam_ray.persam import RawMask
+from persam_ray.persam import Prior, RawMask
 from persam_ray.sam import Sam
 from persam_ray.types import BadReferenceError, Frame, Reference, Target, as_binary_mask
 from tests.conftest import disc, scene
@@ -102,7 +102,7 @@ def test_photos_of_any_shape_give_a_mask_of_their_own_size(
 ) -> None:
     photo = scene(*size)
     features = small_sam.encode([resize_longest_side(photo, 128)])
-    (raw,) = persam.segment(small_sam, features, [small_sam.frame(size)], target_of(small_sam, disc_reference))
+    ((raw,),) = persam.segment(small_sam, features, [small_sam.frame(size)], [target_of(small_sam, disc_reference)])
     assert raw is None or raw.mask_hw.shape == size
 
 
@@ -111,12 +111,13 @@ def test_an_empty_mask_on_the_way_is_no_instance_and_leaves_the_others_alone(sma
     features = small_sam.encode([resize_longest_side(scene(90, 120, seed), 128) for seed in (0, 1)])
     points = persam.select_points([torch.rand(90, 120), torch.rand(90, 120)], frames, negative=True)
     logits = torch.zeros(2, 32, 32)
+    prior = Prior(points, (0.5, 0.6))
     full, empty = torch.ones(90, 120, dtype=torch.bool), torch.zeros(90, 120, dtype=torch.bool)
-    both = persam.refine_in_box(small_sam, features, frames, points, logits, [empty, full], [0.5, 0.6])
+    both = persam.refine_in_box(small_sam, features, frames, prior, logits, [empty, full])
     assert both[0] is None
     assert both[1] is not None
     assert both[1].similarity == 0.6
-    assert persam.refine_in_box(small_sam, features, frames, points, logits, [empty, empty], [0, 0]) == [None, None]
+    assert persam.refine_in_box(small_sam, features, frames, prior, logits, [empty, empty]) == [None, None]
 
 
 def test_the_score_is_similarity_times_the_root_of_predicted_iou() -> None:

@@ -8,7 +8,7 @@ import timm
 import torch
 
 from persam_ray.images import resize_longest_side
-from persam_ray.sam import Sam, encoder_dtype
+from persam_ray.sam import Sam
 from persam_ray.sam_build import COMPACT_FORMAT, CompactEncoder, build_modules
 from persam_ray.types import Checkpoint, CheckpointError, Points
 from tests.conftest import scene
@@ -60,7 +60,7 @@ def test_unguided_decoding_is_the_packages_own(small_checkpoint: Checkpoint, sma
     with torch.inference_mode():
         sparse, dense = model.prompt_encoder((POINTS.xy_bn2, POINTS.labels_bn), box, earlier[:, None])
         masks, iou = model.mask_decoder(features, model.prompt_encoder.get_dense_pe(), sparse, dense, multimask)
-    found = small_sam.decode(features, POINTS, box_b4=box, mask_logits_bhw=earlier, multimask=multimask)
+    found = small_sam.decode(features, POINTS, box_n4=box, mask_logits_nhw=earlier, multimask=multimask)
     torch.testing.assert_close(found.logits_bkhw, masks)
     torch.testing.assert_close(found.iou_scores_bk, iou)
 
@@ -82,14 +82,25 @@ def test_a_batch_of_images_and_prompts_gives_what_each_gives_alone(street_like: 
         torch.testing.assert_close(together.logits_bkhw[index], alone.logits_bkhw[0], atol=1e-3, rtol=1e-3)
 
 
+def test_prompts_on_one_image_give_what_each_gives_alone(street_like: Sam) -> None:
+    features = street_like.encode([resize_longest_side(scene(h, w, seed=h), 128) for h, w in ((90, 128), (128, 60))])
+    xy_n12 = torch.tensor([[30.0, 40.0], [60.0, 20.0], [10.0, 90.0], [50.0, 50.0]])[:, None]
+    together = street_like.decode(features, Points(xy_n12, torch.ones(4, 1)), multimask=True)
+    for prompt, image in enumerate((0, 0, 1, 1)):
+        alone = street_like.decode(
+            features[image : image + 1], Points(xy_n12[prompt : prompt + 1], torch.ones(1, 1)), multimask=True
+        )
+        torch.testing.assert_close(together.logits_bkhw[prompt], alone.logits_bkhw[0], atol=1e-3, rtol=1e-3)
+
+
 def test_guidance_moves_the_result_and_only_through_the_attention(small_sam: Sam) -> None:
     features = small_sam.encode([resize_longest_side(scene(128, 128), 128)])
     maps = [torch.rand(1, *small_sam.grid_hw, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    first, second = (small_sam.decode(features, POINTS, guidance_bhw=hw, multimask=False) for hw in maps)
+    first, second = (small_sam.decode(features, POINTS, guidance_nhw=hw, multimask=False) for hw in maps)
     assert not torch.allclose(first.logits_bkhw, second.logits_bkhw)
     # A constant map shifts all weights alike, and softmax ignores that: every constant gives the same result.
     zero, one = (
-        small_sam.decode(features, POINTS, guidance_bhw=torch.full_like(maps[0], value), multimask=False)
+        small_sam.decode(features, POINTS, guidance_nhw=torch.full_like(maps[0], value), multimask=False)
         for value in (0.0, 1.0)
     )
     torch.testing.assert_close(zero.logits_bkhw, one.logits_bkhw, atol=1e-3, rtol=1e-3)
@@ -102,17 +113,6 @@ def test_bfloat16_encodes_close_to_float32(small_checkpoint: Checkpoint, small_s
     assert rough.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(exact, rough, dim=1).min() > 0.99
     assert not torch.equal(exact, rough)
-
-
-def test_auto_precision_is_bfloat16_for_a_vit_where_the_hardware_has_it() -> None:
-    cpu = torch.device("cpu")
-    vit = official_sam(image_size=128, embed_dim=8, depth=1, heads=1, global_blocks=()).image_encoder
-    convolutional = torch.nn.Conv2d(3, 8, 3)
-    assert encoder_dtype("float32", cpu, vit) == torch.float32
-    assert encoder_dtype("bfloat16", cpu, convolutional) == torch.bfloat16
-    has_amx = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    assert encoder_dtype("auto", cpu, vit) == (torch.bfloat16 if has_amx else torch.float32)
-    assert encoder_dtype("auto", cpu, convolutional) == torch.float32
 
 
 @pytest.fixture(scope="module")

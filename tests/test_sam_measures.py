@@ -40,7 +40,7 @@ class Oracle(Sam):
         return torch.zeros(len(resized), 1, 1, 1)
 
     def decode(self, features_bchw: torch.Tensor, points: Points, **prompts: torch.Tensor | None) -> MaskCandidates:
-        boxes = prompts["box_b4"]
+        boxes = prompts["box_n4"]
         answers = []
         for index in range(len(features_bchw)):
             if boxes is None:

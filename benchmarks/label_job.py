@@ -1,0 +1,147 @@
+"""How fast is the label job? Against a plain loop in the official style, and against its own model alone.
+
+    python benchmarks/label_job.py --images photos/ --reference cup.jpg,cup_mask.png [--sam vit_b_random] [--photos 48]
+                                   [--categories 8]
+
+Three sides take the same photos and weights, one after the other on the same machine:
+
+- loop: one photo at a time in float32: open, `SamPredictor.set_image`, three `predict` calls (a point; with the mask as
+  well; with its box as well), as the official script does;
+- model: our encoder and decoder alone, on photos that are decoded and resized already;
+- job: `jobs/label.py` as a process of its own, from the command to its end; once more with several categories.
+
+Prints seconds a photo, ratios and a JSON line. `vit_b_random` is ViT-B's shape with random weights, which measures
+time, not quality.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from segment_anything import SamPredictor, sam_model_registry
+from segment_anything.modeling import Sam as PackageSam
+
+from persam_ray import persam
+from persam_ray.checkpoints import locate, read_checkpoint
+from persam_ray.host_memory import keep_freed_memory
+from persam_ray.images import decode_image, decode_mask, resize_longest_side
+from persam_ray.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from persam_ray.sam_build import build_modules
+from persam_ray.types import Checkpoint, Reference
+
+ROOT = Path(__file__).parents[1]
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--reference", required=True, metavar="IMAGE,MASK")
+    parser.add_argument("--sam", default="vit_b_random")
+    parser.add_argument("--photos", type=int, default=48)
+    parser.add_argument("--categories", type=int, default=8)
+    options = parser.parse_args()
+    found = sorted(path for path in Path(options.images).rglob("*") if path.suffix.lower() in SUFFIXES)
+    photos = list(islice(found, options.photos))
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        uri = str(random_vit_b(work)) if options.sam == "vit_b_random" else locate(options.sam)
+        checkpoint = read_checkpoint(uri)
+        seconds = {"loop": loop_s(checkpoint, photos), "model": model_s(checkpoint, photos, options.reference)}
+        for categories in (1, options.categories):
+            whole_s, label_s = job_s(work, uri, photos, options.reference, categories)
+            seconds |= {f"job, {categories} categories": whole_s, f"its labeling, {categories} categories": label_s}
+    report(seconds, len(photos), options.categories, options.sam)
+
+
+def random_vit_b(work: Path) -> Path:
+    """Write a checkpoint of ViT-B's shape."""
+    torch.manual_seed(0)
+    path = work / "vit_b_random.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in sam_model_registry["vit_b"]().state_dict().items()}, path)
+    return path
+
+
+def loop_s(checkpoint: Checkpoint, photos: list[Path]) -> float:
+    """Return the seconds of the plain loop, its first photo done twice to warm up."""
+    modules = build_modules(checkpoint)
+    modules.image_encoder.img_size = modules.image_size_px  # SamPredictor asks for it; only the package's ViT has it
+    parts = modules.image_encoder, modules.prompt_encoder, modules.mask_decoder
+    predictor = SamPredictor(PackageSam(*parts, list(PIXEL_MEAN), list(PIXEL_STD)))
+    _predict_thrice(predictor, photos[0])
+    started_s = time.perf_counter()
+    for photo in photos:
+        _predict_thrice(predictor, photo)
+    return time.perf_counter() - started_s
+
+
+def _predict_thrice(predictor: SamPredictor, photo: Path) -> None:
+    image = np.asarray(Image.open(photo).convert("RGB"))
+    predictor.set_image(image)
+    point = {"point_coords": np.array([[image.shape[1] / 2, image.shape[0] / 2]]), "point_labels": np.array([1])}
+    _, _, logits = predictor.predict(**point, multimask_output=False)
+    masks, scores, logits = predictor.predict(**point, mask_input=logits[:1], multimask_output=True)
+    best = int(scores.argmax())
+    y, x = np.nonzero(masks[best] if masks[best].any() else np.ones_like(masks[best]))
+    box = np.array([x.min(), y.min(), x.max(), y.max()])
+    predictor.predict(**point, box=box[None], mask_input=logits[best : best + 1], multimask_output=True)
+
+
+def model_s(checkpoint: Checkpoint, photos: list[Path], reference: str) -> float:
+    """Return the seconds of the encoder and PerSAM on decoded photos."""
+    keep_freed_memory()
+    sam = Sam(checkpoint)
+    image, mask = (Path(path).read_bytes() for path in reference.split(","))
+    target = persam.make_target(sam, [Reference("target", decode_image(image), decode_mask(mask))])
+    decoded = [decode_image(photo.read_bytes()) for photo in photos]
+    resized = [resize_longest_side(photo, sam.image_size_px) for photo in decoded]
+    started_s = time.perf_counter()
+    for photo, small in zip(decoded, resized, strict=True):
+        frame = sam.frame((photo.shape[0], photo.shape[1]))
+        persam.segment(sam, sam.encode([small]), [frame], [target])
+    return time.perf_counter() - started_s
+
+
+def job_s(work: Path, uri: str, photos: list[Path], reference: str, categories: int) -> tuple[float, float]:
+    """Return the seconds of the job from command to end, and of its labeling alone (by its manifest)."""
+    images, output = work / "images", work / f"labels-{categories}"
+    images.mkdir(exist_ok=True)
+    for number, photo in enumerate(photos):
+        (images / f"{number:05}{photo.suffix}").write_bytes(photo.read_bytes())
+    command = [sys.executable, "jobs/label.py", "--images", str(images), "--output", str(output), "--sam", uri]
+    for number in range(categories):
+        command += ["--reference", f"category-{number}={reference}"]
+    started_s = time.perf_counter()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    whole_s = time.perf_counter() - started_s
+    return whole_s, json.loads((output / "manifest.json").read_text())["seconds"]["label"]
+
+
+def report(seconds: dict[str, float], photos: int, categories: int, sam: str) -> None:
+    """Print all of it."""
+    for side, spent_s in seconds.items():
+        print(f"{side:28} {spent_s:8.2f} s  {1000 * spent_s / photos:8.1f} ms a photo")
+    one, several = "job, 1 categories", f"job, {categories} categories"
+    ratios = {
+        "loop / job": seconds["loop"] / seconds[one],
+        "loop / its labeling": seconds["loop"] / seconds["its labeling, 1 categories"],
+        "loop / model": seconds["loop"] / seconds["model"],
+        "model / its labeling": seconds["model"] / seconds["its labeling, 1 categories"],
+        f"{categories} categories / 1": seconds[several] / seconds[one],
+    }
+    for name, ratio in ratios.items():
+        print(f"{name:28} {ratio:8.2f}")
+    print(json.dumps({"sam": sam, "photos": photos, "threads": torch.get_num_threads(), **seconds, **ratios}))
+
+
+if __name__ == "__main__":
+    main()

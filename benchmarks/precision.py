@@ -1,0 +1,86 @@
+"""Do masks change in bfloat16? PerSAM and PerSAM-F on annotated photos, in float32 and in bfloat16.
+
+    python benchmarks/precision.py CHECKPOINT DEEPFASHION_FOLDER [--category top] [--photos 240]
+
+The first photo that holds the category is the reference, made into a target in each precision. Prints the mean IoU of
+the masks of the two precisions, the mIoU (summed intersection over summed union) of each against the truth on photos in
+which the category covers more than 0.5% of the pixels, and a JSON line.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from persam_ray import persam, persam_f
+from persam_ray.annotations import category_mask, from_index_map
+from persam_ray.checkpoints import locate, read_checkpoint
+from persam_ray.images import decode_image, resize_longest_side
+from persam_ray.precision import Precision
+from persam_ray.sam import Sam
+from persam_ray.types import BoolArray, ByteArray, Reference
+
+PRESENT_FRACTION = 0.005
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+METHODS = ("persam", "persam_f")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("folder")
+    parser.add_argument("--category", default="top")
+    parser.add_argument("--photos", type=int, default=240)
+    options = parser.parse_args()
+    photos = list(islice(annotated(Path(options.folder), options.category), options.photos))
+    reference = next(Reference(options.category, image, mask) for image, mask in photos if mask.any())
+    checkpoint = read_checkpoint(locate(options.checkpoint))
+    masks = {precision: labels(Sam(checkpoint, precision=precision), photos, reference) for precision in PRECISIONS}
+    present = [index for index, (_, truth) in enumerate(photos) if truth.mean() > PRESENT_FRACTION]
+    results: dict[str, float] = {}
+    for method in METHODS:
+        exact, rounded = (masks[precision][method] for precision in PRECISIONS)
+        results[f"{method}, bfloat16 to float32, mean IoU"] = float(np.mean(list(map(iou, exact, rounded))))
+        for precision in PRECISIONS:
+            found = masks[precision][method]
+            both = sum((found[index] & photos[index][1]).sum() for index in present)
+            either = sum((found[index] | photos[index][1]).sum() for index in present)
+            results[f"{method}, {precision}, mIoU"] = float(both / either)
+    for name, figure in results.items():
+        print(f"{name:44} {figure:.4f}")
+    print(json.dumps({"category": options.category, "photos": len(photos), "judged": len(present), **results}))
+
+
+def annotated(folder: Path, category: str) -> Iterator[tuple[ByteArray, BoolArray]]:
+    """Yield photos and masks of a category."""
+    for path in sorted((folder / "images").iterdir()):
+        rows, size_hw = from_index_map((folder / "segm" / f"{path.stem}_segm.png").read_bytes())
+        yield decode_image(path.read_bytes()), category_mask(rows, category, size_hw)
+
+
+def labels(sam: Sam, photos: list[tuple[ByteArray, BoolArray]], reference: Reference) -> dict[str, list[BoolArray]]:
+    """Return each method's mask of every photo, empty where nothing was found."""
+    target, target_f = persam.make_target(sam, [reference]), persam_f.make_target_f(sam, [reference])
+    found: dict[str, list[BoolArray]] = {method: [] for method in METHODS}
+    for image, truth in photos:
+        features, frames = sam.encode([resize_longest_side(image, sam.image_size_px)]), [sam.frame(truth.shape)]
+        raws = (
+            persam.segment(sam, features, frames, [target])[0][0],
+            persam_f.segment_f(sam, features, frames, [target_f])[0][0],
+        )
+        for method, raw in zip(METHODS, raws, strict=True):
+            found[method].append(np.zeros_like(truth) if raw is None else raw.mask_hw.numpy())
+    return found
+
+
+def iou(first: BoolArray, second: BoolArray) -> float:
+    """Return the IoU of two masks, 1 where both are empty."""
+    either = (first | second).sum()
+    return float((first & second).sum() / either) if either else 1.0
+
+
+if __name__ == "__main__":
+    main()

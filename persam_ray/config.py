@@ -105,7 +105,7 @@ class LabelConfig(JobConfig):
     official code (for comparisons with it)."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the image encoder; auto is bfloat16 where that is faster."""
+    """Of SAM's work on each photo; auto is bfloat16 where that is faster and hardly shows."""
 
     min_area_fraction: float = 0.0
     """Drop connected parts of a mask smaller than this fraction of the image, 0 to 1 (the paper's benchmark: 0.001)."""

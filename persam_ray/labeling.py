@@ -9,9 +9,10 @@ The driver sees counts and summaries: no pixels, masks or weights.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -234,7 +235,9 @@ def _make_targets(
     from persam_ray.persam import make_target
     from persam_ray.persam_f import make_target_f
 
-    sam = load_sam(checkpoint, options)
+    # Once for the run, so at full precision, by all of this machine: a rounded point on the reference would move the
+    # fitted mask weights, and with them every mask.
+    sam = load_sam(checkpoint, replace(options, precision="float32", threads=len(os.sched_getaffinity(0))))
     started_s = time.perf_counter()
     make = {"persam": make_target, "persam_f": make_target_f}[method]
     targets = [on_device(make(sam, examples), "cpu") for examples in references.values()]

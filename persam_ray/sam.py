@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from persam_ray.conv_encoder import fold_batch_norms
@@ -35,7 +35,8 @@ class Sam:
         checkpoint: The weights; the architecture is read from them.
         device: Where to compute; `cuda`, `cpu`, ...
         precision: Of what is computed for each cell of an image; prompt tokens and scores are always float32. In
-            float32 the numbers are the official ones; `auto` is bfloat16 where that is faster.
+            float32 the numbers are the official ones. `auto` is bfloat16 where that is faster and does not show: not
+            in convolutional encoders, whose points then fall elsewhere in 7 of 100 photos (`benchmarks/precision.py`).
 
     Raises:
         CheckpointError: The checkpoint is of no known layout.
@@ -48,7 +49,13 @@ class Sam:
         self.device = torch.device(device)
         self.image_size_px = modules.image_size_px
         self._dtype = compute_dtype(precision, self.device)
-        self._image_encoder = _encoder_in(self._dtype, modules.image_encoder.to(self.device))
+        self._image_encoder = modules.image_encoder.to(self.device)
+        self._encoder_dtype = self._dtype
+        if self._dtype != torch.float32 and isinstance(self._image_encoder, ImageEncoderViT):
+            self._image_encoder = FoldedViT(self._image_encoder.to(self._dtype))
+        elif self._dtype != torch.float32:
+            self._encoder_dtype = torch.float32 if precision == "auto" else self._dtype
+            self._image_encoder = fold_batch_norms(self._image_encoder).to(self._encoder_dtype)
         self._prompt_encoder = modules.prompt_encoder.to(self.device)
         self._mask_decoder = modules.mask_decoder.to(self.device)
         self._position_1chw = self._prompt_encoder.get_dense_pe()
@@ -86,7 +93,7 @@ class Sam:
         Returns:
             Features (b, c, h, w), float32.
         """
-        batch = torch.stack([self.normalize(image_hw3) for image_hw3 in resized]).to(self._dtype)
+        batch = torch.stack([self.normalize(image_hw3) for image_hw3 in resized]).to(self._encoder_dtype)
         features: Tensor = self._image_encoder(batch)
         return features.float()
 
@@ -155,12 +162,3 @@ class Sam:
         height, width = frame.resized_hw
         cropped = full[..., :height, :width]
         return F.interpolate(cropped, frame.original_hw, mode="bilinear", align_corners=False)[0]
-
-
-def _encoder_in(dtype: torch.dtype, encoder: nn.Module) -> nn.Module:
-    """Return an image encoder in another type, in the form that is fast in it."""
-    if dtype == torch.float32:
-        return encoder
-    if isinstance(encoder, ImageEncoderViT):
-        return FoldedViT(encoder.to(dtype))
-    return fold_batch_norms(encoder).to(dtype)

@@ -7,7 +7,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from persam_ray.checkpoints import locate, read_checkpoint
 from persam_ray.conv_encoder import fold_batch_norms
+from persam_ray.precision import Precision
+from persam_ray.sam import Sam
 from persam_ray.sam_build import CompactEncoder
 
 
@@ -61,6 +64,20 @@ def test_where_folding_would_change_the_features_nothing_is_folded() -> None:
     folded = fold_batch_norms(module)
     assert norms_of(folded) == 1
     torch.testing.assert_close(folded(image), expected)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "folded"),
+    [("float32", torch.float32, False), ("auto", torch.float32, True), ("bfloat16", torch.bfloat16, True)],
+)
+def test_auto_keeps_convolutions_in_float32(
+    monkeypatch: pytest.MonkeyPatch, precision: Precision, dtype: torch.dtype, folded: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    sam = Sam(read_checkpoint(locate("demo")), precision=precision)
+    assert {weight.dtype for weight in sam._image_encoder.parameters()} == {dtype}
+    assert (norms_of(sam._image_encoder) == 0) == folded
+    assert (sam._folded_decoder is not None) == folded
 
 
 @torch.inference_mode()

@@ -41,7 +41,7 @@ BOX_CORNERS = (2, 3)
 PROMPT_KINDS = {"point": 0.4, "box": 0.4, "two points": 0.2}
 """How often each is the first prompt; two points are one on the object and one beside it."""
 
-TARGET_KINDS = {"object": 0.5, "union": 0.3, "group": 0.2}
+TARGET_KINDS = {"object": 0.6, "union": 0.15, "group": 0.25}
 """How often each is drawn. A union of touching objects of one group teaches the scale between part and whole."""
 
 

@@ -22,6 +22,7 @@ from typing import cast
 
 import torch
 from segment_anything.modeling import MaskDecoder
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,7 +44,7 @@ class FoldedDecoder(nn.Module):
         self.decoder, self.dtype = decoder, dtype
         self.grid_hw = (position_1chw.shape[2], position_1chw.shape[3])
         self.register_buffer("position_mc", position_1chw[0].flatten(1).T.contiguous().to(dtype))
-        self.norms = nn.ModuleList(_in(dtype, cast("nn.LayerNorm", block.norm4)) for block in self._blocks)
+        self.norms = nn.ModuleList(_norm_in(dtype, block.norm4) for block in self._blocks)
         self.upscale = _Upscale(decoder, dtype)
 
     @property
@@ -106,11 +107,13 @@ class FoldedDecoder(nn.Module):
         return self.decoder.transformer.norm_final_attn(queries_ntc), cells_nmc
 
 
-def _in(dtype: torch.dtype, norm: nn.LayerNorm) -> nn.LayerNorm:
-    """Return a copy of a layer norm in another type."""
-    copy = nn.LayerNorm(norm.normalized_shape, eps=norm.eps)
-    copy.load_state_dict(norm.state_dict())
-    return copy.to(norm.weight.device, dtype).requires_grad_(requires_grad=False)
+@torch.no_grad()
+def _norm_in(dtype: torch.dtype, norm: nn.LayerNorm | LayerNorm2d) -> nn.LayerNorm:
+    """Return a copy of a norm over channels, for channels that come last, in another type."""
+    copy = nn.LayerNorm(norm.weight.shape[0], eps=norm.eps, device=norm.weight.device, dtype=dtype)
+    copy.weight.copy_(norm.weight)
+    copy.bias.copy_(norm.bias)
+    return copy.requires_grad_(requires_grad=False)
 
 
 def _self_attended(block: TwoWayAttentionBlock, queries_ntc: Tensor, tokens_ntc: Tensor) -> Tensor:
@@ -202,9 +205,7 @@ class _Upscale(nn.Module):
             # (c, o, rows, columns) of the window: columns of the product are window positions, each with its channels
             self.register_buffer(f"{name}_co", layer.weight.permute(0, 2, 3, 1).flatten(1).contiguous().to(dtype))
             self.register_buffer(f"{name}_bias_o", layer.bias.repeat(4).to(dtype))
-        plain = nn.LayerNorm(norm.weight.shape[0], eps=norm.eps)
-        plain.load_state_dict(norm.state_dict())
-        self.norm = _in(dtype, plain)
+        self.norm = _norm_in(dtype, norm)
 
     def forward(self, cells_nmc: Tensor, filters_nkc: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         """Return logits (n, k, 4h, 4w), float32."""

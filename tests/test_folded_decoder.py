@@ -77,6 +77,12 @@ def test_in_bfloat16_logits_are_within_three_percent(decoder: MaskDecoder) -> No
     assert not torch.equal(found_logits, logits)
 
 
+def test_all_tensors_are_where_the_decoder_is() -> None:
+    decoder = official_decoder().to("meta")
+    folded = FoldedDecoder(decoder, torch.zeros(1, 256, *GRID_HW, device="meta"), torch.bfloat16)
+    assert {tensor.device.type for tensor in (*folded.parameters(), *folded.buffers())} == {"meta"}
+
+
 def test_sam_folds_in_bfloat16_and_keeps_the_packages_arithmetic_in_float32(small_checkpoint: Checkpoint) -> None:
     assert isinstance(Sam(small_checkpoint, precision="bfloat16")._folded_decoder, FoldedDecoder)
     assert Sam(small_checkpoint, precision="float32")._folded_decoder is None

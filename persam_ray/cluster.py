@@ -22,9 +22,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from persam_ray.config import ConfigError
 from persam_ray.progress import console
 
-BLOCK_BYTES = 32 * 2**20
-"""Decoded photos travel in blocks of this size: 40 at 512 pixels, 13 at 1024. Ray's own 128 MiB would let the first
-actor wait for 160 photos."""
+BLOCK_BYTES = 8 * 2**20
+"""Decoded photos travel in blocks of this size: 10 at 512 pixels, 3 at 1024. Ray's own 128 MiB would let the first
+actor wait for 160 photos, and the others for the last one's block at the end."""
 
 
 ACTOR_BYTES = 4 * 2**30

@@ -235,9 +235,10 @@ def _make_targets(
     from persam_ray.persam import make_target
     from persam_ray.persam_f import make_target_f
 
-    # Once for the run, so at full precision, by all of this machine: a rounded point on the reference would move the
-    # fitted mask weights, and with them every mask.
-    sam = load_sam(checkpoint, replace(options, precision="float32", threads=len(os.sched_getaffinity(0))))
+    # Once for the run, so by all of this machine. A fit at full precision: a rounded point on the reference would move
+    # the mask weights, and with them every mask.
+    precision = "float32" if method == "persam_f" else options.precision
+    sam = load_sam(checkpoint, replace(options, precision=precision, threads=len(os.sched_getaffinity(0))))
     started_s = time.perf_counter()
     make = {"persam": make_target, "persam_f": make_target_f}[method]
     targets = [on_device(make(sam, examples), "cpu") for examples in references.values()]

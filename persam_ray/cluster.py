@@ -22,13 +22,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from persam_ray.config import ConfigError
 from persam_ray.progress import console
 
-BLOCK_BYTES = 8 * 2**20
-"""Decoded photos travel in blocks of this size: 10 at 512 pixels, 3 at 1024. Ray's own 128 MiB would let the first
-actor wait for 160 photos, and the others for the last one's block at the end."""
+BLOCK_BYTES = 32 * 2**20
+"""Decoded photos travel in blocks of this size: 40 at 512 pixels, 13 at 1024. Ray's own 128 MiB would let the first
+actor wait for 160 photos."""
 
-
-ACTOR_BYTES = 4 * 2**30
-"""Of memory that a CPU's actor is given: with ViT-B it takes 1.3 GiB, with ViT-H more than twice as much."""
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -144,8 +141,8 @@ def nodes() -> list[Node]:
 def plan_workers(machines: Sequence[Node], actors: int | None = None) -> WorkerPlan:
     """Share out a cluster so that nothing starves: on each node the actors take at most half of the CPUs.
 
-    One actor for each GPU. Without one, an actor with a single thread for each CPU, as far as memory goes: threads that
-    wait for one another at every layer, on cores that the tasks beside them want too, took a small SAM twice the time.
+    One actor for each GPU. Without one, an actor for every 4 CPUs of that half, as many on a node as fit: on 2 CPUs a
+    single actor with 1 of them and 2 threads, and two tasks of half a CPU beside it.
 
     Args:
         machines: From `nodes()`; sizes follow the largest (with a GPU, where there is one).
@@ -154,7 +151,7 @@ def plan_workers(machines: Sequence[Node], actors: int | None = None) -> WorkerP
     gpus = int(sum(node.get("GPU", 0) for node in machines))
     hosts = [node for node in machines if node.get("GPU", 0) >= 1] if gpus else machines
     largest = max((node.get("CPU", 1.0) for node in hosts), default=1.0)
-    on_largest = max(int(node.get("GPU", 0)) for node in hosts) if gpus else _for_cpus(hosts, largest)
+    on_largest = max(int(node.get("GPU", 0)) for node in hosts) if gpus else max(1, int(largest / 8))
     if actors:
         on_largest = math.ceil(actors / len(hosts))
         while not gpus and _fitting(hosts, _share(largest, on_largest)) < actors and on_largest < actors:
@@ -168,12 +165,6 @@ def plan_workers(machines: Sequence[Node], actors: int | None = None) -> WorkerP
         threads=max(1, round(largest / on_largest)),
         task_cpus=min(0.5, largest / 4),
     )
-
-
-def _for_cpus(machines: Sequence[Node], cpus: float) -> int:
-    """Return how many actors a node of so many CPUs holds: one for each, as far as any node's memory goes."""
-    memory = min(node.get("memory", math.inf) for node in machines)
-    return max(1, int(min(cpus, memory / ACTOR_BYTES)))
 
 
 def _share(cpus: float, actors: int) -> float:

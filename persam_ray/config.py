@@ -111,7 +111,7 @@ class LabelConfig(JobConfig):
     """Drop connected parts of a mask smaller than this fraction of the image, 0 to 1 (the paper's benchmark: 0.001)."""
 
     actors: int | None = None
-    """Workers that hold SAM; by default one for each GPU, without GPUs one for every 8 CPUs."""
+    """Workers that hold SAM; by default one for each GPU, without GPUs one for each CPU, as far as memory goes."""
 
     batch_size: int | None = None
     """Images in one pass of SAM's encoder; by default 8 on a GPU, 1 on a CPU."""

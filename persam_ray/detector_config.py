@@ -138,7 +138,8 @@ class PredictConfig(JobConfig):
     """Of the network; auto is bfloat16 where that is faster."""
 
     actors: int | None = None
-    """Workers that hold the network; by default one for each GPU, without GPUs one for every 8 CPUs."""
+    """Workers that hold the network; by default one for each GPU, without GPUs one for each CPU, as far as memory
+    goes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,6 +9,7 @@ The driver sees counts and summaries: no pixels, masks or weights.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
     from persam_ray.precision import Precision
     from persam_ray.types import ByteArray, Checkpoint, Reference, Target
 
-ROWS_PER_CALL = 16  # of the model's stage; Ray wants a number where there is a GPU
+ROWS_PER_CALL = 16
+CALLS_PER_ACTOR = 8  # at least, of small runs, so that the actors end together
+CALLS_IN_FLIGHT = 2  # of an actor: one that it works on, one that waits for it; more would be kept from the others
 ROWS_PER_FILE = 1024
 
 
@@ -58,12 +61,14 @@ class Labeler:
         load: Returns what the model is made of, in the actor.
         options: How the model works.
         resize: Makes a photo as large as the model takes it.
+        batch_size: Photos that the model takes at once.
     """
 
     stage: type[SegmentStage]
     load: Callable[[], Any]
     options: SegmentOptions | DetectOptions
     resize: Callable[[ByteArray], ByteArray]
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def label_images(
     counter = cluster.start_counter()
     decode, write = DecodeImages(labeler.resize), WritePredictions(runs, reference_ids)
     with show_progress("labeling", images, lambda: cluster.read_counter(counter)[:2]):
-        summaries = _chain(rows, decode, labeler, write, plan, cluster.report_to(counter))
+        summaries = _chain(rows, images, decode, labeler, write, plan, cluster.report_to(counter))
         outcomes = run_directory.add_up(summaries.iter_rows())
     for name in runs:
         run_directory.check_complete(outcomes[name].counts, images)
@@ -120,6 +125,7 @@ def label_images(
 
 def _chain(
     rows: ray.data.Dataset,
+    images: int,
     decode: DecodeImages,
     labeler: Labeler,
     write: WritePredictions,
@@ -128,13 +134,14 @@ def _chain(
 ) -> ray.data.Dataset:
     """Lay out the way of the data: rows -> pixels -> predictions -> files, of which summaries come back."""
     tasks: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": plan.task_cpus}
+    rows_per_call = _rows_per_call(images, plan.actors, labeler.batch_size)
     summaries: ray.data.Dataset = (
-        rows.map_batches(decode, batch_size=ROWS_PER_CALL, **tasks)
+        rows.map_batches(decode, batch_size=rows_per_call, **tasks)
         .map_batches(
             labeler.stage,
             fn_constructor_args=(labeler.load, labeler.options, report),
-            compute=ActorPoolStrategy(size=plan.actors),
-            batch_size=ROWS_PER_CALL,
+            compute=ActorPoolStrategy(size=plan.actors, max_tasks_in_flight_per_actor=CALLS_IN_FLIGHT),
+            batch_size=rows_per_call,
             batch_format="pyarrow",
             num_cpus=plan.actor_cpus,
             num_gpus=plan.actor_gpus,
@@ -142,6 +149,12 @@ def _chain(
         .map_batches(write, batch_size=ROWS_PER_FILE, **tasks)
     )
     return summaries
+
+
+def _rows_per_call(images: int, actors: int, batch_size: int) -> int:
+    """Return how many rows the model's stage takes at once: few of a small run, so that every actor gets its part."""
+    rows = min(ROWS_PER_CALL, max(1, images // (actors * CALLS_PER_ACTOR)))
+    return math.ceil(rows / batch_size) * batch_size
 
 
 def write_sheet(dataset: Dataset, run: Run, outcome: Outcome, metrics: Metrics | None, plan: WorkerPlan) -> None:
@@ -251,7 +264,7 @@ def persam_labeler(
     """Return a labeler that encodes each image once for all methods in `targets`."""
     load = partial(_fetch_sam, sam.checkpoint, dict(targets))
     resize = partial(resize_longest_side, image_size_px=sam.image_size_px)
-    return Labeler(SegmentWithPersam, load, options, resize)
+    return Labeler(SegmentWithPersam, load, options, resize, options.batch_size)
 
 
 def _fetch_sam(

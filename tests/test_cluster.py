@@ -16,13 +16,16 @@ def cpu_nodes(count: int, cpus: float) -> list[Node]:
 @pytest.mark.parametrize(
     ("machines", "expected"),
     [
-        (cpu_nodes(1, 1), WorkerPlan(1, 0.5, 0, 1, 0.25)),
-        (cpu_nodes(1, 2), WorkerPlan(1, 1.0, 0, 2, 0.5)),
-        (cpu_nodes(1, 3), WorkerPlan(1, 1.0, 0, 3, 0.5)),
-        (cpu_nodes(1, 16), WorkerPlan(2, 4.0, 0, 8, 0.5)),
-        (cpu_nodes(3, 4), WorkerPlan(3, 2.0, 0, 4, 0.5)),
-        (cpu_nodes(10, 2), WorkerPlan(10, 1.0, 0, 2, 0.5)),
-        ([{"CPU": 1}, {"CPU": 16}, {"CPU": 16}], WorkerPlan(4, 4.0, 0, 8, 0.5)),
+        (cpu_nodes(1, 1), WorkerPlan(1, 0.45, 0, 1, 0.25)),
+        (cpu_nodes(1, 2), WorkerPlan(2, 0.45, 0, 1, 0.5)),
+        (cpu_nodes(1, 3), WorkerPlan(3, 0.45, 0, 1, 0.5)),
+        (cpu_nodes(1, 16), WorkerPlan(16, 0.45, 0, 1, 0.5)),
+        (cpu_nodes(3, 4), WorkerPlan(12, 0.45, 0, 1, 0.5)),
+        (cpu_nodes(10, 2), WorkerPlan(20, 0.45, 0, 1, 0.5)),
+        ([{"CPU": 1}, {"CPU": 16}, {"CPU": 16}], WorkerPlan(33, 0.45, 0, 1, 0.5)),
+        ([{"CPU": 16, "memory": 2**33}], WorkerPlan(4, 2.0, 0, 4, 0.5)),
+        ([{"CPU": 2, "memory": 2**31}], WorkerPlan(1, 1.0, 0, 2, 0.5)),
+        ([{"CPU": 4, "memory": 2**40}, {"CPU": 4, "memory": 2**32}], WorkerPlan(4, 1.0, 0, 2, 0.5)),
         ([{"CPU": 16, "GPU": 1}], WorkerPlan(1, 1.0, 1.0, 16, 0.5)),
         ([{"CPU": 4}, {"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4}], WorkerPlan(8, 1.0, 1.0, 8, 0.5)),
         ([{"CPU": 2, "GPU": 4}], WorkerPlan(4, 0.25, 1.0, 1, 0.5)),
@@ -56,6 +59,12 @@ def test_a_stated_number_of_actors_fits_on_nodes_of_several_sizes() -> None:
 @pytest.mark.parametrize(("actors", "share"), [(None, 1.0), (2, 1.0), (3, 0.5), (4, 0.5), (5, 1 / 3)])
 def test_more_actors_than_gpus_share_each_evenly(actors: int | None, share: float) -> None:
     assert plan_workers([{"CPU": 8, "GPU": 2}], actors).actor_gpus == pytest.approx(share)
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 8, 16, 64])
+def test_an_actor_never_needs_what_a_task_needs(cpus: float) -> None:
+    plan = plan_workers(cpu_nodes(1, cpus))
+    assert plan.actor_cpus != plan.task_cpus  # or Ray Data would fuse them, and one actor have a whole shard
 
 
 def test_the_device_follows_the_actors_share() -> None:

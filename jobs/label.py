@@ -1,56 +1,49 @@
 """Label a bucket: one reference photo and mask per category in, Parquet predictions for every photo out."""
 
-import time
-
-from persam_ray import cluster, labeling, run_directory
+from persam_ray import labeling
 from persam_ray.checkpoints import locate
+from persam_ray.cluster import WorkerPlan
 from persam_ray.command_line import run_job
 from persam_ray.config import LabelConfig
 from persam_ray.datasets import open_dataset
 from persam_ray.demonstration import draw_photos
 from persam_ray.judging import JudgeOptions
-from persam_ray.progress import summarize, tell_ignored
-from persam_ray.reading import count_images, read_rows
-from persam_ray.references import load_references
-from persam_ray.stages import Run
+from persam_ray.labeling_run import Model, label_dataset
+from persam_ray.progress import tell_ignored
+from persam_ray.references import ReferenceSet, load_references
 
 
-def label(config: LabelConfig) -> None:
-    """Run the job: check everything that can be checked, load the model, label, add up, and say that it is complete."""
-    started_s = time.perf_counter()
+def label(config: LabelConfig) -> int:
+    """Run the job: check everything that can be checked, then label what has no row yet."""
     if config.demo:
         draw_photos(config.images)
     dataset = open_dataset(config.images, config.format, config.annotations)
     tell_ignored(dataset)
     references = load_references(config)
-    output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
     checkpoint_uri = locate(config.sam)
-    with cluster.session():
-        plan = cluster.plan_workers(cluster.nodes(), config.actors)
-        images = count_images(dataset, plan)
-        listed_s = time.perf_counter()
+    return label_dataset(config, dataset, config.inputs, lambda plan: load(config, references, checkpoint_uri, plan))
 
-        sam = labeling.load_checkpoint(checkpoint_uri)
-        options = labeling.sam_options(plan, config.precision, config.guidance, config.batch_size)
+
+def load(config: LabelConfig, references: ReferenceSet, checkpoint_uri: str, plan: WorkerPlan) -> Model:
+    """Load SAM; the references are encoded when there is something to label."""
+    sam = labeling.load_checkpoint(checkpoint_uri)
+    options = labeling.sam_options(plan, config.precision, config.guidance, config.batch_size)
+
+    def make() -> labeling.Labeler:
         targets, _ = labeling.make_targets(sam, references.by_category, options, config.method, plan)
-        prepared_s = time.perf_counter()
+        return labeling.persam_labeler(sam, {config.method: targets}, options)
 
-        labeler = labeling.persam_labeler(sam, {config.method: targets}, options)
-        judge = JudgeOptions(tuple(references.by_category))
-        runs = {"": Run(output, config.method, judge, config.min_area_fraction)}
-        labeled = labeling.label_images(read_rows(dataset, plan), images, labeler, runs, plan, references.image_ids)
-        outcome = labeled.outcomes[""]
-        metrics = outcome.metrics()
-        labeling.write_sheet(dataset, runs[""], outcome, metrics, plan)
-
-    fingerprints = {
-        "categories": tuple(references.by_category),
-        "sam": {"fingerprint": sam.fingerprint},
-        "references": references.fingerprints(),
+    categories = tuple(references.by_category)
+    fingerprints = {"sam": {"fingerprint": sam.fingerprint}, "references": references.fingerprints()}
+    identity = {
+        "--sam": sam.fingerprint,
+        "references": fingerprints["references"],
+        "--method": config.method,
+        "--guidance": config.guidance,
+        "--precision": config.precision,
     }
-    seconds = {"list": listed_s - started_s, "prepare": prepared_s - listed_s, **labeled.seconds}
-    run_directory.finish(output, config.as_dict(), fingerprints, outcome.counts, metrics, seconds)
-    summarize(output, outcome.counts, metrics, labeled.wall_s)
+    fingerprints |= {"categories": categories}
+    return Model(make, config.method, JudgeOptions(categories), fingerprints, identity, references.image_ids)
 
 
 if __name__ == "__main__":

@@ -80,10 +80,10 @@ def _config_argument(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def run_job(job: Callable[[ConfigT], None], config_class: type[ConfigT]) -> None:
-    """Parse the options, run the job, and end the process: status 0 when complete, else one line that says why."""
+def run_job(job: Callable[[ConfigT], int | None], config_class: type[ConfigT]) -> None:
+    """Parse the options, run the job, and end the process with its status, or with 1 and a line that says why."""
     try:
-        job(parse(config_class, sys.argv[1:]))
+        sys.exit(job(parse(config_class, sys.argv[1:])))
     except KeyboardInterrupt:
         sys.exit("error: interrupted")
     except Exception as error:

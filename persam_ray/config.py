@@ -29,7 +29,8 @@ class OutputConfig:
     """Folder or prefix for what the job writes."""
 
     overwrite: bool = False
-    """Remove an earlier run at --output first; without it, a run that is there already is an error."""
+    """Remove an earlier run at --output first. Without it, labeling goes on with a run that is there: photos that have
+    a row are not labeled again; for other jobs such a run is an error."""
 
     config: str | None = None
     """YAML file (path or URL) with any of these options; the command line wins over it."""
@@ -67,7 +68,31 @@ class JobConfig(OutputConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelConfig(JobConfig):
+class LabelingConfig(JobConfig):
+    """What every job has that labels photos.
+
+    It ends with status 0 when every photo has been labeled, 3 when all is complete but some photos could not be (each
+    row says why), 1 when it stopped before; then the same command goes on.
+    """
+
+    min_area_fraction: float = 0.0
+    """Drop connected parts of a mask smaller than this fraction of the image, 0 to 1 (the paper's benchmark: 0.001)."""
+
+    max_failed_fraction: float = 1.0
+    """Stop a run in which more than this fraction of the photos fails, 0 to 1; judged from the 100th photo on."""
+
+    actors: int | None = None
+    """Workers that hold the model; by default one for each GPU, without GPUs one for each CPU if memory allows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("min_area_fraction", "max_failed_fraction"):
+            check_between(f"--{name.replace('_', '-')}", getattr(self, name), 0, 1)
+        require(self.actors is None or self.actors >= 1, f"--actors must be at least 1, but is {self.actors}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(LabelingConfig):
     """Label every photo of a bucket from one reference photo and its mask.
 
     Example: python jobs/label.py --images s3://bucket/photos --reference cup=cup.jpg,cup_mask.png
@@ -107,12 +132,6 @@ class LabelConfig(JobConfig):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of SAM's work on each photo; auto is bfloat16 where that is faster and hardly shows."""
 
-    min_area_fraction: float = 0.0
-    """Drop connected parts of a mask smaller than this fraction of the image, 0 to 1 (the paper's benchmark: 0.001)."""
-
-    actors: int | None = None
-    """Workers that hold SAM; by default one for each GPU, without GPUs one for each CPU, as far as memory goes."""
-
     batch_size: int | None = None
     """Images in one pass of SAM's encoder; by default 8 on a GPU, 1 on a CPU."""
 
@@ -124,9 +143,7 @@ class LabelConfig(JobConfig):
         require(not self.references or bool(self.category), "--references needs at least one --category")
         require(not self.category or bool(self.references), "--category goes with --references, not with --reference")
         require(not self.reference_ids or bool(self.references), "--reference-ids goes with --references")
-        check_between("--min-area-fraction", self.min_area_fraction, 0, 1)
-        for name, value in (("--actors", self.actors), ("--batch-size", self.batch_size)):
-            require(value is None or value >= 1, f"{name} must be at least 1, but is {value}")
+        require(self.batch_size is None or self.batch_size >= 1, f"--batch-size must be at least 1: {self.batch_size}")
         for pair in self.reference:
             parse_reference(pair)
 

@@ -5,9 +5,8 @@ The driver lists names; pixels, and for Parquet and WebDataset the keys too, are
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, Literal
@@ -16,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from persam_ray.annotations import BadAnnotationError, category_mask, check_truth
+from persam_ray.evaluation import image_key
 from persam_ray.images import IMAGE_SUFFIXES, BadImageError, decode_image
+from persam_ray.parts import version_key
 from persam_ray.shards import CocoTruth, FileShard, ImageFile, ParquetShard, Shard, TarShard
-from persam_ray.storage import absolute, base_name, exists, join, list_files, read_json
+from persam_ray.storage import absolute, base_name, exists, join, list_versions, read_json
 from persam_ray.types import BadReferenceError, Reference
 
 Format = Literal["auto", "parquet", "folder", "webdataset", "coco", "deepfashion"]
@@ -78,7 +79,7 @@ def open_dataset(uri: str, dataset_format: Format = "auto", annotations: str | N
         raise DatasetError(f"--annotations is COCO's file and does not go with --format {dataset_format}")
     if annotations is not None or dataset_format == "coco" or (dataset_format == "auto" and uri.endswith(".json")):
         return _coco(uri, annotations)
-    names = list_files(uri)
+    names = list_versions(uri)
     found = _detect(names) if dataset_format == "auto" else dataset_format
     builders = {"parquet": _parquet, "webdataset": _webdataset, "deepfashion": _deepfashion, "folder": _folder}
     dataset = builders[found](uri, names)
@@ -87,7 +88,7 @@ def open_dataset(uri: str, dataset_format: Format = "auto", annotations: str | N
     return dataset
 
 
-def _detect(names: Sequence[str]) -> Format:
+def _detect(names: Iterable[str]) -> Format:
     suffixes = {name[name.rfind(".") :].lower() for name in names if "." in name}
     if ".parquet" in suffixes:
         return "parquet"
@@ -109,32 +110,36 @@ def _file_uri(uri: str, name: str) -> str:
     return uri if base_name(uri) == name and not exists(below) else below
 
 
-def _parquet(uri: str, names: Sequence[str]) -> Dataset:
+def _parquet(uri: str, names: Mapping[str, str]) -> Dataset:
     kept = [name for name in names if name.lower().endswith(".parquet")]
-    return Dataset(uri, "parquet", tuple(ParquetShard(_file_uri(uri, name)) for name in kept), None)
+    shards = tuple(ParquetShard(_file_uri(uri, name), version=names[name]) for name in kept)
+    return Dataset(uri, "parquet", shards, None)
 
 
-def _webdataset(uri: str, names: Sequence[str]) -> Dataset:
+def _webdataset(uri: str, names: Mapping[str, str]) -> Dataset:
     kept = [name for name in names if name.lower().endswith(".tar")]
-    shards = tuple(TarShard(name[: -len(".tar")], _file_uri(uri, name)) for name in kept)
+    shards = tuple(TarShard(name[: -len(".tar")], _file_uri(uri, name), version=names[name]) for name in kept)
     return Dataset(uri, "webdataset", shards, None)
 
 
-def _folder(uri: str, names: Sequence[str]) -> Dataset:
+def _folder(uri: str, names: Mapping[str, str]) -> Dataset:
     kept = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     ignored = [_key(name) for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
-    dataset = _of_files(uri, "folder", [ImageFile(_key(name), _file_uri(uri, name)) for name in kept])
+    dataset = _of_files(
+        uri, "folder", [ImageFile(_key(name), _file_uri(uri, name), version=names[name]) for name in kept]
+    )
     return replace(dataset, ignored=tuple(ignored[:3]), ignored_count=len(ignored))
 
 
-def _deepfashion(uri: str, names: Sequence[str]) -> Dataset:
+def _deepfashion(uri: str, names: Mapping[str, str]) -> Dataset:
     maps = {name for name in names if name.startswith("segm/")}
     files = []
     for name in names:
         if name.startswith("images/") and name.lower().endswith(IMAGE_SUFFIXES):
             key = name.removeprefix("images/")
             segm = f"segm/{key[: key.rfind('.')]}_segm.png"
-            files.append(ImageFile(_key(key), join(uri, name), join(uri, segm) if segm in maps else None))
+            truth = join(uri, segm) if segm in maps else None
+            files.append(ImageFile(_key(key), join(uri, name), truth, names[name]))
     return _of_files(uri, "deepfashion", files)
 
 
@@ -216,14 +221,36 @@ def _normal(uri: str) -> str:
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
-def key_hash(image_id: str) -> int:
-    """Return 64 bits that stand for a key: 100 million of them are 0.8 GB, the keys themselves ten times that."""
-    return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "little")
-
-
 def key_hashes(shards: Iterable[Shard]) -> npt.NDArray[np.uint64]:
-    """Return the hash of every key of some shards, and so their number."""
-    return np.fromiter((key_hash(image_id) for shard in shards for image_id in shard.image_ids()), dtype=np.uint64)
+    """Return the hash of every key of some shards, and so their number.
+
+    100 million of them are 0.8 GB, the keys themselves ten times that.
+    """
+    return np.fromiter((image_key(image_id) for shard in shards for image_id in shard.image_ids()), dtype=np.uint64)
+
+
+def listed_keys(
+    shards: Sequence[Shard],
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """Return the hashes of some shards' keys, shard by shard, those of their versions, and the number in each shard."""
+    pairs = [[(image_key(key), version_key(version)) for key, version in shard.versions()] for shard in shards]
+    both = np.array([pair for own in pairs for pair in own], np.uint64).reshape(-1, 2)
+    return both[:, 0], both[:, 1], np.array([len(own) for own in pairs], np.int64)
+
+
+def check_keys(dataset: Dataset, hashes: npt.NDArray[np.uint64]) -> None:
+    """Raise DatasetError where a dataset has no image, or two of one key.
+
+    Args:
+        dataset: Its shards are read again where two hashes are alike.
+        hashes: Of all its keys.
+    """
+    suspects = repeated_hashes(hashes)
+    image_id = repeated_key(dataset.shards, suspects.tolist()) if len(suspects) else None
+    if image_id is not None:
+        raise DatasetError(f"{dataset.uri}: two rows have the image_id {image_id!r}; keys must be unique")
+    if len(hashes) == 0:
+        raise DatasetError(f"{dataset.uri}: its files hold no images")
 
 
 def repeated_hashes(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -237,7 +264,7 @@ def repeated_key(shards: Iterable[Shard], suspects: Iterable[int]) -> str | None
     wanted, seen = set(suspects), set()
     for shard in shards:
         for image_id in shard.image_ids():
-            if key_hash(image_id) in wanted:
+            if image_key(image_id) in wanted:
                 if image_id in seen:
                     return image_id
                 seen.add(image_id)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from persam_ray.config import ConfigError, JobConfig, Repeated, check_between, require, split_ids
+from persam_ray.config import ConfigError, JobConfig, LabelingConfig, Repeated, check_between, require, split_ids
 
 if TYPE_CHECKING:
     from persam_ray.few_shot import FewShotSettings
@@ -113,7 +113,7 @@ class TrainConfig(TrainingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(JobConfig):
+class PredictConfig(LabelingConfig):
     """Label every photo of a bucket by a trained Mask R-CNN.
 
     Example: python jobs/predict_mask_rcnn.py --images s3://bucket/photos --checkpoint detector --output s3://bucket/labels
@@ -131,23 +131,15 @@ class PredictConfig(JobConfig):
     score_threshold: float = 0.5
     """Instances of at least this score, 0 to 1, count for TP, FP, FN and mIoU where there is ground truth."""
 
-    min_area_fraction: float = 0.0
-    """Drop connected parts of a mask smaller than this fraction of the image, 0 to 1."""
-
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the network; auto is bfloat16 where that is faster."""
-
-    actors: int | None = None
-    """Workers that hold the network; by default one for each GPU, without GPUs one for each CPU, as far as memory
-    goes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.checkpoint != "", "--checkpoint must not be empty")
-        for name in ("least_score", "score_threshold", "min_area_fraction"):
+        for name in ("least_score", "score_threshold"):
             check_between(f"--{name.replace('_', '-')}", getattr(self, name), 0, 1)
         require(self.instances_per_image >= 1, "--instances-per-image must be at least 1")
-        require(self.actors is None or self.actors >= 1, f"--actors must be at least 1, but is {self.actors}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,12 @@ Workers judge a table of images and return its summary as bytes (about 100 bytes
 
 from __future__ import annotations
 
-import hashlib
-import pickle
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from pycocotools import mask as coco_mask
 
@@ -26,6 +26,7 @@ from persam_ray.evaluation import (
 )
 from persam_ray.evaluation_merge import Metrics, ShardSummary, accumulate, merge
 from persam_ray.masks import rle_object
+from persam_ray.parts import part_name
 from persam_ray.schema import MATCHES
 from persam_ray.storage import join, write_parquet
 
@@ -92,13 +93,24 @@ def image_pair(row: Mapping[str, Any], options: JudgeOptions) -> ImagePair:
 
 
 def pack(summary: ShardSummary) -> bytes:
-    """Return a summary as bytes, for a binary column."""
-    return pickle.dumps(summary)
+    """Return a summary as bytes, for a binary column or a file: NumPy's format, which runs no code when it is read."""
+    buffer = io.BytesIO()
+    fields = vars(summary) | {"categories": np.array(summary.categories, dtype=np.str_)}
+    np.savez_compressed(buffer, allow_pickle=False, **fields)
+    return buffer.getvalue()
+
+
+def unpack(packed: bytes) -> ShardSummary:
+    """Return the summary that was packed."""
+    with np.load(io.BytesIO(packed), allow_pickle=False) as fields:
+        categories, threshold = tuple(fields["categories"].tolist()), float(fields["score_threshold"])
+        arrays = (fields[name] for name in ("images", "truths_ka", "detections", "tallies"))
+        return ShardSummary(categories, threshold, *arrays)
 
 
 def merged(packed: Iterable[bytes]) -> ShardSummary:
-    """Merge the summaries of all shards, made by this job's own workers."""
-    return merge(pickle.loads(part) for part in packed)
+    """Merge the summaries of all shards."""
+    return merge(unpack(part) for part in packed)
 
 
 def metrics_of(packed: Iterable[bytes]) -> Metrics:
@@ -139,7 +151,7 @@ class MatchImages:
             summary, matches = judge_rows(annotated, self.options)
         except ValueError as error:
             raise EvaluationError(f"{self.predictions}: {error}") from error
-        write_parquet(join(self.folder, f"part-{keys_digest(table)}.parquet"), matches)
+        write_parquet(join(self.folder, part_name(table)), matches)
         judged = {"judged": len(annotated), "unannotated": len(rows) - len(annotated), "summary": pack(summary)}
         yield pa.Table.from_pylist([judged], schema=JUDGED)
 
@@ -184,9 +196,3 @@ def _match_rows(image: ImageMatches, pair: ImagePair) -> Iterator[dict[str, Any]
 
 def _area_px(rle: str, pair: ImagePair) -> int:
     return int(coco_mask.area(rle_object(rle, pair.size_hw)))
-
-
-def keys_digest(table: pa.Table) -> str:
-    """Return a name that follows from a table's keys, in any order, so that a retried task writes the same file."""
-    keys = "\0".join(sorted(table["image_id"].to_pylist()))
-    return hashlib.blake2b(keys.encode(), digest_size=8).hexdigest()

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -35,6 +36,7 @@ from persam_ray.model_stages import (
     load_sam,
     on_device,
 )
+from persam_ray.parts import Counts
 from persam_ray.progress import console, show_progress
 from persam_ray.report import write_contact_sheet
 from persam_ray.run_directory import Outcome
@@ -49,7 +51,12 @@ if TYPE_CHECKING:
 ROWS_PER_CALL = 16
 CALLS_PER_ACTOR = 8  # at least, of small runs, so that the actors end together
 CALLS_IN_FLIGHT = 2  # of an actor: one that it works on, one that waits for it; more would be kept from the others
-ROWS_PER_FILE = 1024
+LEAST_ROWS_PER_FILE, ROWS_PER_FILE = 16, 1024  # of runs of up to 16,000 photos, and from a million on
+JUDGED_FROM = 100  # images, whether too many fail
+
+
+class TooManyFailuresError(ValueError):
+    """More images fail than the user allows; what is labeled so far is kept."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,11 @@ class Labeled:
     wall_s: float
     busy_s: Mapping[str, float]
 
+    @classmethod
+    def nothing(cls, runs: Iterable[str]) -> Labeled:
+        """Return what a pass of no images comes to."""
+        return cls({name: Outcome(Counts(), ()) for name in runs}, 0.0, {})
+
     @property
     def seconds(self) -> dict[str, float]:
         """The times by step, for a manifest."""
@@ -98,6 +110,7 @@ def label_images(
     runs: Mapping[str, Run],
     plan: WorkerPlan,
     reference_ids: frozenset[str] = frozenset(),
+    max_failed_fraction: float = 1.0,
 ) -> Labeled:
     """Label all images, writing each run's directory but for its metrics and manifest.
 
@@ -108,8 +121,10 @@ def label_images(
         runs: What is written, by name; several may take one method's rows.
         plan: How to share out the cluster.
         reference_ids: Images whose masks the model has seen: they are labeled, but not judged.
+        max_failed_fraction: Stop when more of the images fail; judged from the JUDGED_FROMth on.
 
     Raises:
+        TooManyFailuresError: More than that failed.
         OutputError: Fewer or more rows came out of a run than images went in.
     """
     started_s = time.perf_counter()
@@ -117,7 +132,7 @@ def label_images(
     decode, write = DecodeImages(labeler.resize), WritePredictions(runs, reference_ids)
     with show_progress("labeling", images, lambda: cluster.read_counter(counter)[:2]):
         summaries = _chain(rows, images, decode, labeler, write, plan, cluster.report_to(counter))
-        outcomes = run_directory.add_up(summaries.iter_rows())
+        outcomes = run_directory.add_up(_watched(summaries.iter_rows(), max_failed_fraction))
     for name in runs:
         run_directory.check_complete(outcomes[name].counts, images)
     return Labeled(outcomes, time.perf_counter() - started_s, cluster.read_counter(counter)[2])
@@ -146,9 +161,29 @@ def _chain(
             num_cpus=plan.actor_cpus,
             num_gpus=plan.actor_gpus,
         )
-        .map_batches(write, batch_size=ROWS_PER_FILE, **tasks)
+        .map_batches(write, batch_size=_rows_per_file(images), **tasks)
     )
     return summaries
+
+
+def _watched(summaries: Iterable[dict[str, Any]], max_failed_fraction: float) -> Iterator[dict[str, Any]]:
+    """Pass the writers' summaries on for as long as not too many images fail."""
+    sums: dict[str, Counts] = defaultdict(Counts)
+    for row in summaries:
+        sums[row["run"]] += Counts.from_json(row["counts"])
+        counts = sums[row["run"]]
+        if counts.images >= JUDGED_FROM and counts.failed > max_failed_fraction * counts.images:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in counts.reasons.items())
+            raise TooManyFailuresError(
+                f"{counts.failed} of the first {counts.images} images failed ({kinds}): more than "
+                f"--max-failed-fraction {max_failed_fraction} allows"
+            )
+        yield row
+
+
+def _rows_per_file(images: int) -> int:
+    """Return how many rows go into one file: those that wait for it are labeled again if the job is killed."""
+    return min(ROWS_PER_FILE, max(LEAST_ROWS_PER_FILE, images // 1000))
 
 
 def _rows_per_call(images: int, actors: int, batch_size: int) -> int:

@@ -231,21 +231,22 @@ class _Photo:
     index: int
     image_id: str
     size_hw: tuple[int, int]
+    version: str | None
 
     def row(self, instances: Sequence[Segmentation]) -> _Row:
-        return Prediction(self.image_id, self.size_hw, None, tuple(instances)).to_row()
+        return Prediction(self.image_id, self.size_hw, None, tuple(instances), self.version).to_row()
 
 
 def _split(table: pa.Table, report: Report) -> tuple[dict[int, _Row], list[_Photo]]:
     """Return the predictions of the rows that failed already, by index, and the other rows."""
-    rows = table.select(["image_id", "height", "width", "error"]).to_pylist()
+    rows = table.select(["image_id", "height", "width", "error", "version"]).to_pylist()
     failed, usable = {}, []
     for index, row in enumerate(rows):
         if row["error"] is None:
-            usable.append(_Photo(index, row["image_id"], (row["height"], row["width"])))
+            usable.append(_Photo(index, row["image_id"], (row["height"], row["width"]), row["version"]))
         else:
             size_hw = None if row["height"] is None else (row["height"], row["width"])
-            failed[index] = Prediction(row["image_id"], size_hw, row["error"]).to_row()
+            failed[index] = Prediction(row["image_id"], size_hw, row["error"], version=row["version"]).to_row()
     if failed:
         report(len(failed), len(failed), {})
     return failed, usable

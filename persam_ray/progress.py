@@ -15,7 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from persam_ray.datasets import Dataset
     from persam_ray.evaluation_merge import Metrics
-    from persam_ray.run_directory import Counts as RunCounts
+    from persam_ray.parts import Counts
 
 TERMINAL_INTERVAL_S = 0.25
 LOG_INTERVAL_S = 15.0
@@ -23,11 +23,11 @@ LOG_WIDTH = 160
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)  # texts from data may hold [brackets]
 
-Counts = Callable[[], tuple[int, int]]
+DoneAndFailed = Callable[[], tuple[int, int]]
 
 
 @contextmanager
-def show_progress(title: str, total: int, counts: Counts) -> Iterator[None]:
+def show_progress(title: str, total: int, counts: DoneAndFailed) -> Iterator[None]:
     """Show the progress of the block within: a bar on a terminal, a line every 15 seconds in a log.
 
     Args:
@@ -46,7 +46,7 @@ def show_progress(title: str, total: int, counts: Counts) -> Iterator[None]:
         thread.join(timeout=5)
 
 
-def _watch_on_terminal(title: str, total: int, counts: Counts, ended: threading.Event) -> None:
+def _watch_on_terminal(title: str, total: int, counts: DoneAndFailed, ended: threading.Event) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"), TimeElapsedColumn())
     started_s = time.monotonic()
     with Progress(*columns, console=console) as bar:
@@ -59,7 +59,7 @@ def _watch_on_terminal(title: str, total: int, counts: Counts, ended: threading.
             bar.update(task, completed=done, line=line)
 
 
-def _watch_in_log(title: str, total: int, counts: Counts, ended: threading.Event) -> None:
+def _watch_in_log(title: str, total: int, counts: DoneAndFailed, ended: threading.Event) -> None:
     started_s = time.monotonic()
     while not ended.wait(LOG_INTERVAL_S):
         console.print(f"{title}: {progress_line(*counts(), total, time.monotonic() - started_s)}")
@@ -72,12 +72,21 @@ def progress_line(done: int, failed: int, total: int, elapsed_s: float) -> str:
     return f"{done}/{total} images, {failed} failed, {rate:.1f} images/s, {left} left"
 
 
-def summarize(output: str, counts: RunCounts, metrics: Metrics | None, label_s: float) -> None:
-    """Close with a few lines: what was done, how well, where it lies."""
-    console.print(
-        f"{counts.images} images in {clock(label_s)} ({counts.images / label_s:.1f} images/s): {counts.ok} ok with "
-        f"{counts.instances} instances, {counts.failed} failed"
-    )
+def summarize(output: str, counts: Counts, labeled: int, metrics: Metrics | None, label_s: float) -> None:
+    """Close with a few lines: what was done, what failed and why, how well, where it lies.
+
+    Args:
+        output: The run directory.
+        counts: Of all rows there.
+        labeled: How many of them this run has made.
+        metrics: Where there is ground truth.
+        label_s: Seconds that labeling took.
+    """
+    if labeled:
+        console.print(f"{labeled} images in {clock(label_s)} ({labeled / label_s:.1f} images/s)")
+    console.print(f"{counts.images} rows: {counts.ok} ok with {counts.instances} instances, {counts.failed} failed")
+    for reason, number in sorted(counts.reasons.items(), key=lambda item: -item[1]):
+        console.print(f"  {number} failed: {reason}")
     for category, values in metrics.categories.items() if metrics else ():
         if values["miou"] is not None:
             console.print(f"{category}: mIoU {values['miou']:.3f}, AP50 {values['ap50']:.3f}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray
 import ray.data
@@ -14,9 +15,12 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from persam_ray.cluster import WorkerPlan
-from persam_ray.datasets import Dataset, DatasetError, key_hashes, repeated_hashes, repeated_key
+from persam_ray.datasets import Dataset, check_keys, key_hashes
+from persam_ray.evaluation import image_key
 from persam_ray.schema import PREDICTIONS
 from persam_ray.shards import ParquetShard, Shard, read_tables
+
+Keys = npt.NDArray[np.uint64]
 
 SCAN_TASKS = 64
 
@@ -54,12 +58,37 @@ class ShardDatasource(Datasource):
         return [ReadTask(shard.read, unknown, per_task_row_limit=per_task_row_limit) for shard in self._shards]
 
 
-def read_rows(dataset: Dataset, plan: WorkerPlan) -> ray.data.Dataset:
-    """Return the rows of a dataset (READ schema), streamed."""
+def read_rows(dataset: Dataset, plan: WorkerPlan, done: ray.ObjectRef[Keys] | None = None) -> ray.data.Dataset:
+    """Return the rows of a dataset (READ schema), streamed.
+
+    Args:
+        dataset: The images.
+        plan: For the tasks' size.
+        done: image_key of those that are left out, sorted: their photos are not fetched.
+    """
+    shards = dataset.shards if done is None else [_Unfinished(shard, done) for shard in dataset.shards]
     rows: ray.data.Dataset = ray.data.read_datasource(
-        ShardDatasource(dataset.shards), override_num_blocks=len(dataset.shards), num_cpus=plan.task_cpus
+        ShardDatasource(shards), override_num_blocks=len(shards), num_cpus=plan.task_cpus
     )
     return rows
+
+
+@dataclass(frozen=True)
+class _Unfinished:
+    """The images of a shard whose keys are not among some."""
+
+    shard: Shard
+    done: ray.ObjectRef[Keys]
+
+    def read(self) -> Iterator[pa.Table]:
+        done = ray.get(self.done)
+        image_ids = list(self.shard.image_ids())
+        keys = np.array([image_key(image_id) for image_id in image_ids], np.uint64)
+        place = np.minimum(np.searchsorted(done, keys), len(done) - 1)
+        is_done = done[place] == keys if len(done) else np.zeros(len(keys), np.bool_)
+        left = frozenset(image_ids[index] for index in np.flatnonzero(~is_done).tolist())
+        if left:
+            yield from self.shard.only(left).read()
 
 
 def join_predictions(dataset: Dataset, predictions: Dataset, images: int, plan: WorkerPlan) -> ray.data.Dataset:
@@ -102,7 +131,9 @@ class _Predictions:
 
     def read(self) -> Iterator[pa.Table]:
         for table in read_tables(self.uri, PREDICTIONS):
-            renamed = table.drop(["error"]).rename_columns({"height": "predicted_height", "width": "predicted_width"})
+            renamed = table.drop(["error", "version"]).rename_columns(
+                {"height": "predicted_height", "width": "predicted_width"}
+            )
             yield renamed.append_column("is_prediction", pa.array([True] * len(table)))
 
 
@@ -121,17 +152,12 @@ def count_images(dataset: Dataset, plan: WorkerPlan) -> int:
         return dataset.images  # listing has refused an empty one
     groups = [dataset.shards[start::SCAN_TASKS] for start in range(min(SCAN_TASKS, len(dataset.shards)))]
     scan = ray.remote(num_cpus=plan.task_cpus)(key_hashes)
-    check = ray.remote(num_cpus=plan.task_cpus)(_check_keys)
-    count: int = ray.get(check.remote(dataset.uri, dataset.shards, *[scan.remote(group) for group in groups]))
+    check = ray.remote(num_cpus=plan.task_cpus)(_count_keys)
+    count: int = ray.get(check.remote(dataset, *[scan.remote(group) for group in groups]))
     return count
 
 
-def _check_keys(uri: str, shards: Sequence[Shard], *hashes: np.ndarray[Any, Any]) -> int:
+def _count_keys(dataset: Dataset, *hashes: Keys) -> int:
     all_hashes = np.concatenate(hashes)
-    suspects = repeated_hashes(all_hashes)
-    image_id = repeated_key(shards, suspects.tolist()) if len(suspects) else None
-    if image_id is not None:
-        raise DatasetError(f"{uri}: two rows have the image_id {image_id!r}; keys must be unique")
-    if len(all_hashes) == 0:
-        raise DatasetError(f"{uri}: its files hold no images")
+    check_keys(dataset, all_hashes)
     return len(all_hashes)

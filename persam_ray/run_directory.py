@@ -1,25 +1,31 @@
-"""A run directory: predictions/, matches/, metrics.json, and manifest.json, written last: it says that all is there."""
+"""A run directory: run.json first, which says what is run; predictions/, matches/; manifest.json last: all is there."""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from persam_ray.evaluation_merge import Metrics
 from persam_ray.judging import metrics_of
-from persam_ray.storage import absolute, check_writable, join, list_files, public, remove, write_json
+from persam_ray.lease import Lease
+from persam_ray.parts import Counts
+from persam_ray.storage import absolute, check_writable, exists, join, list_files, public, read_json, remove, write_json
 
 VERSIONED = ("persam-ray", "ray", "torch", "segment-anything", "timm", "pyarrow", "numpy", "pillow", "pycocotools")
 
+RUN = "run.json"
 
 OWN_FILES = re.compile(
     r"((training|mask_rcnn|mask_rcnn_filtered|persam|persam_f|persam_f_filtered)/)?"  # the benchmark's
-    r"((manifest|metrics|training|benchmark)\.json|(mask_rcnn|compact_sam)\.safetensors|report/index\.html"
+    r"((manifest|metrics|training|benchmark|run)\.json|(mask_rcnn|compact_sam)\.safetensors|report/index\.html"
     r"|((predictions|matches|scenes)/)?part-[0-9a-f]{16}\.parquet|checkpoints/(checkpoint_.+/state\.pt|[^/]+\.json))"
 )
 """What the jobs write below their output, and so what `--overwrite` may remove."""
@@ -27,23 +33,6 @@ OWN_FILES = re.compile(
 
 class OutputError(ValueError):
     """The output is already in use; the message says by what."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a run did.
-
-    Attributes:
-        images: Input images, and so rows of predictions.
-        ok: Those that were labeled (with or without instances).
-        failed: Those that could not be; each row says why.
-        instances: Found in all of them.
-    """
-
-    images: int
-    ok: int
-    failed: int
-    instances: int
 
 
 def prepare(output: str, inputs: Iterable[str], *, overwrite: bool, resume: bool = False) -> str:
@@ -59,15 +48,7 @@ def prepare(output: str, inputs: Iterable[str], *, overwrite: bool, resume: bool
         OutputError: Something is there already, or the output and an input lie within each other.
         StorageError: It cannot be written.
     """
-    output = absolute(output).rstrip("/") or "/"
-    for uri in map(absolute, inputs):
-        if _within(uri, output) or _within(output, uri):
-            raise OutputError(f"--output {output}: must not lie within {uri}, which is read, nor the other way round")
-    check_writable(output)
-    existing = list_files(output)
-    foreign = [name for name in existing if not OWN_FILES.fullmatch(name)]
-    if foreign:
-        raise OutputError(f"--output {output}: holds files that no run writes ({foreign[0]}, ...); choose another")
+    output, existing = _check(output, inputs)
     if resume:
         return output
     if existing and not overwrite:
@@ -77,6 +58,77 @@ def prepare(output: str, inputs: Iterable[str], *, overwrite: bool, resume: bool
     for name in existing:
         remove(join(output, name))
     return output
+
+
+def _check(output: str, inputs: Iterable[str]) -> tuple[str, list[str]]:
+    """Return the absolute URI of an output that a run can be written to, and the files of earlier runs there."""
+    output = absolute(output).rstrip("/") or "/"
+    for uri in map(absolute, inputs):
+        if _within(uri, output) or _within(output, uri):
+            raise OutputError(f"--output {output}: must not lie within {uri}, which is read, nor the other way round")
+    check_writable(output)
+    existing = list_files(output)
+    foreign = [name for name in existing if not OWN_FILES.fullmatch(name)]
+    if foreign:
+        raise OutputError(f"--output {output}: holds files that no run writes ({foreign[0]}, ...); choose another")
+    return output, existing
+
+
+@contextmanager
+def opened(output: str, inputs: Iterable[str], *, overwrite: bool) -> Iterator[tuple[str, Lease]]:
+    """Hold a run directory for one job, to begin or to go on with a run.
+
+    Args:
+        output: The run directory.
+        inputs: As for `prepare`.
+        overwrite: Remove an earlier run's files.
+
+    Yields:
+        Its absolute URI, and the lease.
+
+    Raises:
+        OutputError: As for `prepare`; files of a run that cannot be gone on with are there.
+        LeaseError: Another job writes there.
+        StorageError: It cannot be written.
+    """
+    output, _ = _check(output, inputs)
+    with Lease(output) as lease:
+        resume = not overwrite and exists(join(output, RUN))
+        yield prepare(output, inputs, overwrite=overwrite, resume=resume), lease
+
+
+def begin(output: str, identity: Mapping[str, Any], run_id: str) -> list[dict[str, Any]]:
+    """Write run.json, which says what is run here, and take away the manifest until the run is complete.
+
+    Args:
+        output: The run directory.
+        identity: What decides the predictions, by the option's name; two runs of one directory agree in all of it.
+        run_id: Of this run.
+
+    Returns:
+        The runs so far, this one last, each with its `run_id` and `started` (UTC); complete ones have their counts.
+
+    Raises:
+        OutputError: The runs there had another identity; the message says in what.
+    """
+    identity = json.loads(json.dumps(identity))
+    uri = join(output, RUN)
+    found: dict[str, Any] = read_json(uri) if exists(uri) else {"identity": identity, "runs": []}
+    for name, value in identity.items():
+        there = found["identity"].get(name)
+        if there != value:
+            differ = f"was {there}, and now is {value}" if isinstance(value, str | float) else "differ"
+            raise OutputError(
+                f"--output {output}: holds a run whose {name} {differ}; give the same, another --output, or --overwrite"
+            )
+    runs = [*found["runs"], {"run_id": run_id, "started": _now()}]
+    write_json(uri, {"identity": identity, "runs": runs})
+    remove(join(output, "manifest.json"))
+    return runs
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _within(uri: str, folder: str) -> bool:
@@ -95,6 +147,10 @@ class Outcome:
     counts: Counts
     judged: tuple[bytes, ...]
 
+    def __add__(self, other: Outcome) -> Outcome:
+        """Add up the outcomes of different images."""
+        return Outcome(self.counts + other.counts, self.judged + other.judged)
+
     def metrics(self) -> Metrics | None:
         """Return the metrics of the images that have ground truth, if any has."""
         return metrics_of(self.judged) if self.judged else None
@@ -102,13 +158,13 @@ class Outcome:
 
 def add_up(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Outcome]:
     """Add up the SUMMARY rows that the writers return, as they arrive, by run."""
-    sums: dict[str, Counter[str]] = defaultdict(Counter)
+    counts: dict[str, Counts] = defaultdict(Counts)
     judged: dict[str, list[bytes]] = defaultdict(list)
     for row in summaries:
-        sums[row["run"]].update({field: row[field] for field in ("images", "ok", "failed", "instances")})
-        if row["summary"] is not None:
-            judged[row["run"]].append(row["summary"])
-    return {run: Outcome(Counts(**counts), tuple(judged[run])) for run, counts in sums.items()}
+        counts[row["run"]] += Counts.from_json(row["counts"])
+        if row["judged"] is not None:
+            judged[row["run"]].append(row["judged"])
+    return {run: Outcome(own, tuple(judged[run])) for run, own in counts.items()}
 
 
 def check_complete(counts: Counts, images: int) -> None:
@@ -124,11 +180,12 @@ def finish(
     counts: Counts,
     metrics: Metrics | None,
     seconds: Mapping[str, float],
+    runs: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write metrics.json where images had ground truth, then the manifest."""
     if metrics:
         write_json(join(output, "metrics.json"), metrics.as_dict())
-    write_manifest(output, config, fingerprints, counts, seconds)
+    write_manifest(output, config, fingerprints, counts, seconds, runs)
 
 
 def write_manifest(
@@ -137,6 +194,7 @@ def write_manifest(
     fingerprints: Mapping[str, Any],
     counts: Counts,
     seconds: Mapping[str, float],
+    runs: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write manifest.json, which makes the run complete.
 
@@ -144,14 +202,22 @@ def write_manifest(
         output: The run directory.
         config: The job's options.
         fingerprints: Of the checkpoint and the references.
-        counts: What was done.
+        counts: Of all rows that are there.
         seconds: Wall-clock time by step; `label` is what images per second are counted over.
+        runs: From `begin`, the last with what it did (`labeled`, ...); run.json is told that it is complete.
     """
+    labeled = counts.images
+    if runs:
+        *earlier, last = runs
+        labeled = last["labeled"]
+        runs = [*earlier, last | {"finished": _now()}]
+        write_json(join(output, RUN), read_json(join(output, RUN)) | {"runs": runs})
     content = {
         **fingerprints,
         "counts": vars(counts),
         "seconds": {step: round(spent_s, 3) for step, spent_s in seconds.items()},
-        "images_per_second": round(counts.images / seconds["label"], 3) if seconds.get("label") else None,
+        "images_per_second": round(labeled / seconds["label"], 3) if seconds.get("label") else None,
+        "runs": list(runs),
     }
     _write_manifest(output, config, content)
 

@@ -35,8 +35,10 @@ IMAGES = pa.schema(
     ]
 )
 
-READ = IMAGES.append(pa.field("error", pa.string()))
-"""IMAGES as they travel inside a job: `error` says what went wrong with a row so far, null if nothing did."""
+VERSION = pa.field("version", pa.string())
+READ = IMAGES.append(pa.field("error", pa.string())).append(VERSION)
+"""IMAGES as they travel inside a job: `error` says what went wrong with a row so far, null if nothing did; `version` as
+in PREDICTIONS."""
 
 INSTANCE = pa.struct(
     [
@@ -58,8 +60,12 @@ PREDICTIONS = pa.schema(
         ("status", pa.string()),
         ("error", pa.string()),
         ("instances", pa.list_(INSTANCE)),
+        VERSION,
     ]
 )
+"""`version` is what the storage said of the photo's file (or of the shard that holds it) when it was listed: size and
+ETag, or the time of its last change. Empty where it says nothing; null where the photo could not be read, so that the
+next run tries again."""
 
 MATCHES = pa.schema(
     [
@@ -90,12 +96,14 @@ class Prediction:
         size_hw: (h, w) of the original photo; None where it could not be decoded.
         error: What was wrong with the image; None when it was labeled.
         instances: What was found; empty when nothing was, or on failure.
+        version: Of the photo's file; None where it could not be read.
     """
 
     image_id: str
     size_hw: tuple[int, int] | None
     error: str | None
     instances: tuple[Segmentation, ...] = ()
+    version: str | None = None
 
     @property
     def status(self) -> Literal["ok", "failed"]:
@@ -112,6 +120,7 @@ class Prediction:
             "status": self.status,
             "error": self.error,
             "instances": [instance_row(instance) for instance in self.instances],
+            "version": self.version,
         }
 
 

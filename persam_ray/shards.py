@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from persam_ray.annotations import BadAnnotationError, from_coco, from_index_map
 from persam_ray.images import IMAGE_SUFFIXES
-from persam_ray.schema import IMAGES, READ, SchemaError, conform
+from persam_ray.schema import IMAGES, READ, VERSION, SchemaError, conform
 from persam_ray.storage import StorageError, filesystem, read_many, storage_errors
 
 ROWS_PER_TABLE = 16
@@ -36,6 +36,10 @@ class Shard(Protocol):
 
     def image_ids(self) -> Iterator[str]:
         """Yield the keys alone, without fetching pixels where the format allows it."""
+        ...
+
+    def versions(self) -> Iterator[tuple[str, str]]:
+        """Yield key and version (storage.list_versions) of each image: of its own file, or of the shard's."""
         ...
 
     def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
@@ -65,11 +69,19 @@ class CocoTruth:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One photo in a file of its own; `truth` is the URI of a DeepFashion `segm` map, COCO's entry, or None."""
+    """One photo in a file of its own.
+
+    Attributes:
+        image_id: Its key.
+        uri: Where it is.
+        truth: URI of a DeepFashion `segm` map, COCO's entry, or None.
+        version: As listed (storage.list_versions).
+    """
 
     image_id: str
     uri: str
     truth: str | CocoTruth | None = None
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,10 @@ class FileShard:
     def image_ids(self) -> Iterator[str]:
         """Yield the keys."""
         return (file.image_id for file in self.files)
+
+    def versions(self) -> Iterator[tuple[str, str]]:
+        """Yield key and version."""
+        return ((file.image_id, file.version) for file in self.files)
 
     def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
         """Yield key and categories, reading a `segm` map at a time."""
@@ -127,6 +143,8 @@ def _file_row(
     file: ImageFile, photo: bytes | StorageError | None, maps: Mapping[str, bytes | StorageError]
 ) -> dict[str, Any]:
     annotations, size_hw, error = _truth_of(file, maps)
+    truth = maps.get(file.truth) if isinstance(file.truth, str) else None
+    is_unread = isinstance(photo, StorageError) or isinstance(truth, StorageError)
     if isinstance(photo, StorageError):
         error = f"the file cannot be read: {photo}"
     elif photo is not None and len(photo) > MAX_FILE_BYTES:
@@ -142,6 +160,7 @@ def _file_row(
         "width": width,
         "annotations": annotations,
         "error": error,
+        "version": None if is_unread else file.version,
     }
 
 
@@ -173,13 +192,15 @@ class ParquetShard:
 
     uri: str
     kept: frozenset[str] | None = None
+    version: str = ""
 
     def read(self, *, pixels: bool = True) -> Iterator[pa.Table]:
         """Yield the rows, a few at a time whatever the size of the file's row groups."""
         for table in self._tables([name for name in IMAGES.names if pixels or name != "image"]):
             whole = table if pixels else table.append_column("image", pa.nulls(len(table), pa.binary()))
             rows = conform(whole, IMAGES, self.uri)
-            yield rows.append_column("error", pa.nulls(len(rows), pa.string()))
+            rows = rows.append_column("error", pa.nulls(len(rows), pa.string()))
+            yield rows.append_column(VERSION, pa.array([self.version] * len(rows), VERSION.type))
 
     def image_ids(self) -> Iterator[str]:
         """Yield the keys; only their column is read.
@@ -190,6 +211,10 @@ class ParquetShard:
         self._check_columns()
         for table in self._tables(["image_id"], rows=65_536):
             yield from self._keys(table)
+
+    def versions(self) -> Iterator[tuple[str, str]]:
+        """Yield each key with the file's version."""
+        return ((image_id, self.version) for image_id in self.image_ids())
 
     def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
         """Yield key and categories; pixels are not read.
@@ -206,7 +231,7 @@ class ParquetShard:
 
     def find(self, image_id: str) -> dict[str, Any] | None:
         """Read the row of that key; pixels of other row groups are not read."""
-        with storage_errors(self.uri), _parquet(self.uri) as file:
+        with storage_errors(self.uri), open_parquet(self.uri) as file:
             for group in range(file.num_row_groups):
                 if image_id not in file.read_row_group(group, ["image_id"])["image_id"].to_pylist():
                     continue
@@ -215,7 +240,7 @@ class ParquetShard:
                     if image_id in keys:
                         found = pa.Table.from_batches([batch.slice(keys.index(image_id), 1)])
                         row: dict[str, Any] = conform(found, IMAGES, self.uri).to_pylist()[0]
-                        return row | {"error": None}
+                        return row | {"error": None, "version": self.version}
         return None
 
     def only(self, image_ids: Set[str]) -> Self:
@@ -229,12 +254,12 @@ class ParquetShard:
             yield image_id
 
     def _check_columns(self) -> None:
-        with _parquet(self.uri) as file:
+        with open_parquet(self.uri) as file:
             empty = file.schema_arrow.empty_table()
         conform(empty, IMAGES, self.uri)
 
     def _tables(self, columns: Sequence[str], rows: int = ROWS_PER_TABLE) -> Iterator[pa.Table]:
-        with storage_errors(self.uri), _parquet(self.uri) as file:
+        with storage_errors(self.uri), open_parquet(self.uri) as file:
             present = [name for name in columns if name in file.schema_arrow.names]
             kept = None if self.kept is None else pa.array(sorted(self.kept), pa.string())
             groups = None if kept is None else self._groups(file, kept)
@@ -254,7 +279,12 @@ class ParquetShard:
         return [group for group, column in enumerate(keys) if pc.any(pc.is_in(column, kept)).as_py()]
 
 
-def _parquet(uri: str) -> pq.ParquetFile:
+def open_parquet(uri: str) -> pq.ParquetFile:
+    """Open a Parquet file, to be read a few rows at a time.
+
+    Raises:
+        StorageError: It cannot be read, or is none.
+    """
     fs, path = filesystem(uri)
     with storage_errors(uri):
         try:
@@ -269,7 +299,7 @@ def read_tables(uri: str, schema: pa.Schema) -> Iterator[pa.Table]:
     Raises:
         SchemaError: A column is missing or of another type.
     """
-    with storage_errors(uri), _parquet(uri) as file:
+    with storage_errors(uri), open_parquet(uri) as file:
         for batch in file.iter_batches(batch_size=1024):
             yield conform(pa.Table.from_batches([batch]), schema, uri)
 
@@ -284,12 +314,14 @@ class TarShard:
     name: str
     uri: str
     kept: frozenset[str] | None = None
+    version: str = ""
 
     def read(self, *, pixels: bool = True) -> Iterator[pa.Table]:
         """Yield the rows, streaming through the tar once."""
         rows: list[dict[str, Any]] = []
         for image_id, read in self._members():
-            rows.append({"image_id": image_id, "image": read() if pixels else None})  # at once: the tar is a stream
+            image = read() if pixels else None  # at once: the tar is a stream
+            rows.append({"image_id": image_id, "image": image, "version": self.version})
             if len(rows) == ROWS_PER_TABLE:
                 yield pa.Table.from_pylist(rows, schema=READ)
                 rows = []
@@ -299,6 +331,10 @@ class TarShard:
     def image_ids(self) -> Iterator[str]:
         """Yield the keys; a tar has no index, so its headers are walked."""
         return (image_id for image_id, _ in self._members())
+
+    def versions(self) -> Iterator[tuple[str, str]]:
+        """Yield each key with the tar's version."""
+        return ((image_id, self.version) for image_id in self.image_ids())
 
     def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
         """Yield nothing."""

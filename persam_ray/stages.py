@@ -8,7 +8,6 @@ READ rows (16 photos, 1 to 64 MB)
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,10 @@ import pyarrow.compute as pc
 
 from persam_ray.annotations import BadAnnotationError, check_truth
 from persam_ray.images import BadImageError, decode_image
-from persam_ray.judging import JudgeOptions, judge_rows, keys_digest, pack
+from persam_ray.judging import JudgeOptions, judge_rows, pack
 from persam_ray.masks import decode_rle, drop_small_components
-from persam_ray.schema import ANNOTATION, IMAGES, PREDICTIONS, mask_fields
+from persam_ray.parts import MATCHES_FOLDER, Counts, part_name, write_part
+from persam_ray.schema import ANNOTATION, IMAGES, PREDICTIONS, VERSION, mask_fields
 from persam_ray.storage import join, write_parquet
 from persam_ray.types import ByteArray
 
@@ -34,6 +34,7 @@ PIXELS = pa.schema(
         ("pixels_width", pa.int32()),
         ("annotations", pa.list_(ANNOTATION)),
         ("error", pa.string()),
+        VERSION,
     ]
 )
 """`pixels` is the RGB of the model frame as bytes, (pixels_height, pixels_width, 3) row by row."""
@@ -41,16 +42,8 @@ PIXELS = pa.schema(
 LABELED = PREDICTIONS.append(pa.field("annotations", pa.list_(ANNOTATION))).append(pa.field("method", pa.string()))
 """PREDICTIONS with the ground truth still beside them, for the writer to compare, and the method that made them."""
 
-SUMMARY = pa.schema(
-    [
-        ("run", pa.string()),
-        ("images", pa.int64()),
-        ("ok", pa.int64()),
-        ("failed", pa.int64()),
-        ("instances", pa.int64()),
-        ("summary", pa.binary()),
-    ]
-)
+SUMMARY = pa.schema([("run", pa.string()), ("counts", pa.string()), ("judged", pa.binary())])
+"""What a writer's call came to: its run's name, parts.Counts as JSON, and the packed judging.ShardSummary or null."""
 
 Report = Callable[[int, int, Mapping[str, float]], None]
 """Called with images done, images failed among them, and seconds spent by step; for progress display only."""
@@ -75,6 +68,7 @@ class DecodeImages:
             "image_id": row["image_id"],
             "annotations": row["annotations"],
             "error": row["error"],
+            "version": row["version"],
         }
         if row["error"] is None:
             try:
@@ -124,35 +118,26 @@ class WritePredictions:
     reference_ids: frozenset[str] = frozenset()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Write LABELED rows and return a SUMMARY row for each run; `summary` is null where no row has ground truth."""
+        """Write LABELED rows and return a SUMMARY row for each run; `judged` is null where no row has ground truth."""
         summaries = []
         for name, run in self.runs.items():
             rows = table.filter(pc.equal(table["method"], run.method))
             if len(rows):
-                summaries.append({"run": name} | self._write(rows, run))
+                counts, judged = self._write(rows, run)
+                summaries.append({"run": name, "counts": counts.to_json(), "judged": judged})
         return pa.Table.from_pylist(summaries, schema=SUMMARY)
 
-    def _write(self, table: pa.Table, run: Run) -> dict[str, Any]:
-        name = f"part-{keys_digest(table)}.parquet"
+    def _write(self, table: pa.Table, run: Run) -> tuple[Counts, bytes | None]:
         if run.min_area_fraction:
             rows = [without_small_parts(row, run.min_area_fraction) for row in table.to_pylist()]
             table = pa.Table.from_pylist(rows, schema=LABELED)
-        write_parquet(join(run.folder, "predictions", name), table.select(PREDICTIONS.names).cast(PREDICTIONS))
-        rows = table.drop(["error", "method"]).to_pylist()
-        statuses = Counter(row["status"] for row in rows)
-        annotated = [row for row in rows if self._is_judged(row)]
-        summary = None
+        annotated = [row for row in table.drop(["error", "method"]).to_pylist() if self._is_judged(row)]
+        judged = None
         if annotated:
-            judged, matches = judge_rows(annotated, run.judge)
-            summary = pack(judged)
-            write_parquet(join(run.folder, "matches", name), matches)
-        return {
-            "images": len(rows),
-            "ok": statuses["ok"],
-            "failed": statuses["failed"],
-            "instances": sum(len(row["instances"]) for row in rows),
-            "summary": summary,
-        }
+            summary, matches = judge_rows(annotated, run.judge)
+            judged = pack(summary)
+            write_parquet(join(run.folder, MATCHES_FOLDER, part_name(table)), matches)
+        return write_part(run.folder, table.select(PREDICTIONS.names).cast(PREDICTIONS), judged), judged
 
     def _is_judged(self, row: Mapping[str, Any]) -> bool:
         """A photo that failed is not: it was never compared, and the summary counts it."""
@@ -189,7 +174,7 @@ class WriteImages:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Write the rows and return one WRITTEN row; what could not be read of a row is null in it."""
         images = table.select(IMAGES.names).cast(IMAGES)
-        name = f"part-{keys_digest(table)}.parquet"
+        name = part_name(table)
         # photos are compressed already
         write_parquet(join(self.folder, name), images, compression="none", row_group_size=ROWS_PER_GROUP)
         errors = table.select(["image_id", "error"]).to_pylist()

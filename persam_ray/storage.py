@@ -9,7 +9,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ import pyarrow.parquet as pq
 from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError
 from fsspec.core import url_to_fs
+
+VERSION_MARKS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime", "updated")
+"""What the filesystems of fsspec call that which changes when a file is replaced."""
 
 
 class StorageError(OSError):
@@ -163,19 +166,34 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
     Raises:
         StorageError: Nothing is there, or it cannot be listed.
     """
+    return [name for name in list_versions(uri) if not suffixes or name.lower().endswith(tuple(suffixes))]
+
+
+def list_versions(uri: str) -> dict[str, str]:
+    """Return the version of each file of `list_files`: its size and ETag, or the time of its last change.
+
+    A file that was replaced has another version than before; empty where the storage tells neither.
+
+    Raises:
+        StorageError: Nothing is there, or it cannot be listed.
+    """
     with storage_errors(uri):
         fs, path = filesystem(uri)
         fs.invalidate_cache()
         if fs.isfile(path):
-            return [base_name(path)]
+            return {base_name(path): _version(fs.info(path))}
         if is_local(fs) and not Path(path).is_dir():
             raise FileNotFoundError(f"no such folder: {path}")
         if not is_local(fs):
             _check_bucket(fs, path)
         root = path.rstrip("/") + "/"
-        relative = [found.removeprefix(root) for found in fs.find(path)]
-    kept = (name for name in relative if not _is_hidden(name))
-    return sorted(name for name in kept if not suffixes or name.lower().endswith(tuple(suffixes)))
+        found = {name.removeprefix(root): _version(info) for name, info in fs.find(path, detail=True).items()}
+    return {name: found[name] for name in sorted(found) if not _is_hidden(name)}
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    mark = next((str(info[name]) for name in VERSION_MARKS if info.get(name)), "")
+    return f"{info.get('size')}-{mark.strip(chr(34))}" if mark else ""
 
 
 def remove(uri: str) -> None:

@@ -60,7 +60,7 @@ def write_run(folder: Path, dataset: Dataset, method: str, shift: int, failed: C
     ]
     table = pa.Table.from_pylist(labeled, schema=LABELED)
     (written,) = WritePredictions({method: Run(str(folder / method), method, JUDGE)})(table).to_pylist()
-    summary = merged([written["summary"]])
+    summary = merged([written["judged"]])
     return Row(method, 1, 1.5, 4.0, 0, summary, accumulate(summary))
 
 

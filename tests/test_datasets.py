@@ -16,13 +16,13 @@ from persam_ray.datasets import (
     Dataset,
     DatasetError,
     choose_references,
-    key_hash,
     key_hashes,
     load_reference,
     open_dataset,
     repeated_hashes,
     repeated_key,
 )
+from persam_ray.evaluation import image_key
 from persam_ray.progress import tell_ignored
 from persam_ray.schema import ANNOTATION
 from persam_ray.shards import ParquetShard, TarShard
@@ -342,7 +342,7 @@ def test_keys_that_occur_twice_are_found_across_shards(tmp_path: Path) -> None:
     shards = [ParquetShard(str(tmp_path / name)) for name in ("a.parquet", "b.parquet")]
     hashes = key_hashes(shards)
     assert len(hashes) == 4
-    assert repeated_hashes(hashes).tolist() == [key_hash("same")]
+    assert repeated_hashes(hashes).tolist() == [image_key("same")]
     assert repeated_key(shards, repeated_hashes(hashes).tolist()) == "same"
 
 
@@ -354,11 +354,11 @@ def test_two_files_of_one_sample_in_a_tar_are_one_key(tmp_path: Path) -> None:
 
 def test_keys_that_merely_share_a_hash_are_not_the_same(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", ["x", "y"])
-    assert repeated_key([ParquetShard(str(tmp_path / "a.parquet"))], [key_hash("x"), key_hash("y")]) is None
+    assert repeated_key([ParquetShard(str(tmp_path / "a.parquet"))], [image_key("x"), image_key("y")]) is None
 
 
 def test_unique_keys_have_no_repeated_hash() -> None:
-    hashes = np.array([key_hash(str(index)) for index in range(1000)], np.uint64)
+    hashes = np.array([image_key(str(index)) for index in range(1000)], np.uint64)
     assert repeated_hashes(hashes).size == 0
     assert repeated_hashes(hashes[:0]).size == 0
 

@@ -20,14 +20,16 @@ CLUSTER_LAYER = frozenset(
     {
         "annotations", "benchmark", "benchmark_report", "checkpoints", "cluster", "command_line", "config",
         "contenders",
-        "datasets", "detector_config", "examples", "gallery", "judging", "labeling", "model_stages", "progress",
+        "datasets", "detector_config", "examples", "gallery", "judging", "labeling", "labeling_run", "lease",
+        "ledger", "model_stages", "parts", "progress",
         "reading", "references", "report", "run_directory", "schema", "shards", "split", "stages", "storage",
         "demonstration", "sam_train_loop", "sam_training_config", "train_loop", "training",
     }
 )  # fmt: skip
 WITHOUT_RAY = frozenset(
     {
-        "judging", "stages", "model_stages", "examples", "gallery", "report", "benchmark_report", "shards", "datasets",
+        "judging", "stages", "model_stages", "parts", "lease", "examples", "gallery", "report",
+        "benchmark_report", "shards", "datasets",
         "storage", "schema",
     }
 )  # fmt: skip

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from persam_ray.parts import Counts
 from persam_ray.run_directory import (
     VERSIONED,
-    Counts,
     Outcome,
     OutputError,
     add_up,
@@ -104,8 +104,8 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def summary(images: int, failed: int, instances: int, judged: bytes | None, run: str = "") -> dict[str, object]:
-    counts = {"images": images, "ok": images - failed, "failed": failed, "instances": instances}
-    return counts | {"run": run, "summary": judged}
+    counts = Counts(images, images - failed, failed, instances, {"damaged": failed} if failed else {})
+    return {"run": run, "counts": counts.to_json(), "judged": judged}
 
 
 def test_summaries_are_added_up_and_what_was_judged_is_gathered() -> None:
@@ -116,8 +116,8 @@ def test_summaries_are_added_up_and_what_was_judged_is_gathered() -> None:
         summary(10, 0, 7, b"second"),
     ]
     outcomes = add_up(iter(summaries))
-    assert outcomes[""] == Outcome(Counts(images=30, ok=25, failed=5, instances=27), (b"first", b"second"))
-    assert outcomes["b"] == Outcome(Counts(images=16, ok=15, failed=1, instances=9), (b"other",))
+    assert outcomes[""] == Outcome(Counts(30, 25, 5, 27, {"damaged": 5}), (b"first", b"second"))
+    assert outcomes["b"] == Outcome(Counts(16, 15, 1, 9, {"damaged": 1}), (b"other",))
 
 
 def test_no_summary_is_no_image() -> None:
@@ -128,14 +128,19 @@ def test_the_manifest_says_what_was_done_with_what(tmp_path: Path) -> None:
     fingerprints = {"sam": {"uri": "vit_b", "fingerprint": "sha256:1"}, "references": {"cup": ["sha256:2"]}}
     seconds = {"list": 0.12345, "label": 4.0}
     write_manifest(
-        str(tmp_path), {"images": "photos", "category": ("cup",)}, fingerprints, Counts(10, 9, 1, 12), seconds
+        str(tmp_path),
+        {"images": "photos", "category": ("cup",)},
+        fingerprints,
+        Counts(10, 9, 1, 12, {"damaged": 1}),
+        seconds,
     )
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     versions = manifest.pop("versions")
     assert manifest == {
         "config": {"images": "photos", "category": ["cup"]},
         **fingerprints,
-        "counts": {"images": 10, "ok": 9, "failed": 1, "instances": 12},
+        "counts": {"images": 10, "ok": 9, "failed": 1, "instances": 12, "reasons": {"damaged": 1}},
+        "runs": [],
         "seconds": {"list": 0.123, "label": 4.0},
         "images_per_second": 2.5,
     }

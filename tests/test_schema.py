@@ -43,9 +43,9 @@ def test_the_columns_are_those_of_the_contract() -> None:
     }  # fmt: skip
     assert names_and_types(PREDICTIONS) == {
         "image_id": "string", "height": "int32", "width": "int32", "status": "string", "error": "string",
-        "instances": f"list<item: {INSTANCE}>",
+        "instances": f"list<item: {INSTANCE}>", "version": "string",
     }  # fmt: skip
-    assert READ.names == [*IMAGES.names, "error"]
+    assert READ.names == [*IMAGES.names, "error", "version"]
 
 
 def test_a_prediction_survives_parquet() -> None:
@@ -67,6 +67,7 @@ def test_a_failed_image_has_a_reason_no_instances_and_perhaps_no_size() -> None:
     row = Prediction("a.jpg", None, "damaged").to_row()
     assert row == {
         "image_id": "a.jpg", "height": None, "width": None, "status": "failed", "error": "damaged", "instances": [],
+        "version": None,
     }  # fmt: skip
 
 

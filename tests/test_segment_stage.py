@@ -34,7 +34,7 @@ def pixels(*names: str, image_size_px: int = 128) -> pa.Table:
     """Decode a photo for each name; `bad` is none."""
     rows = [
         {"image_id": name, "image": b"no" if name == "bad" else encoded(scene(60, 80 + index)), "annotations": None}
-        | {"height": None, "width": None, "error": None}
+        | {"height": None, "width": None, "error": None, "version": "1-a"}
         for index, name in enumerate(names)
     ]
     return DecodeImages(partial(resize_longest_side, image_size_px=image_size_px))(pa.Table.from_pylist(rows))

@@ -11,6 +11,7 @@ import pytest
 from persam_ray.annotations import from_mask
 from persam_ray.images import decode_image, resize_longest_side
 from persam_ray.judging import JudgeOptions, metrics_of
+from persam_ray.parts import Counts
 from persam_ray.schema import IMAGES, MATCHES, PREDICTIONS, READ, Prediction
 from persam_ray.shards import ParquetShard
 from persam_ray.stages import LABELED, PIXELS, WRITTEN, DecodeImages, Run, WriteImages, WritePredictions
@@ -150,9 +151,9 @@ def test_predictions_are_one_parquet_file_of_the_contract(tmp_path: Path) -> Non
 
 def test_the_summary_counts_rows_and_compares_with_the_truth(tmp_path: Path) -> None:
     row, _ = written_by(writing(tmp_path, "cup", "spoon"), labeled_table(*ROWS), tmp_path)
-    packed = row.pop("summary")
-    assert row == {"run": "", "images": 4, "ok": 3, "failed": 1, "instances": 3}
-    cup, spoon = (metrics_of([packed]).categories[name] for name in ("cup", "spoon"))
+    assert row["run"] == ""
+    assert Counts.from_json(row["counts"]) == Counts(4, 3, 1, 3, {"damaged": 1})
+    cup, spoon = (metrics_of([row["judged"]]).categories[name] for name in ("cup", "spoon"))
     # a and b: 100 of 200 pixels each; c has no truth, d failed
     assert (cup["miou"], cup["tp"], cup["fp"], cup["fn"]) == (0.5, 2, 0, 0)
     assert (spoon["miou"], spoon["tp"], spoon["fp"], spoon["fn"]) == (None, 0, 0, 0)
@@ -161,20 +162,21 @@ def test_the_summary_counts_rows_and_compares_with_the_truth(tmp_path: Path) -> 
 def test_references_are_labeled_but_not_compared(tmp_path: Path) -> None:
     writer = writing(tmp_path, reference_ids=frozenset({"b"}))
     row, _ = written_by(writer, labeled_table(*ROWS), tmp_path)
-    assert (row["images"], row["instances"]) == (4, 3)
-    assert metrics_of([row["summary"]]).categories["cup"]["tp"] == 1
+    counts = Counts.from_json(row["counts"])
+    assert (counts.images, counts.instances) == (4, 3)
+    assert metrics_of([row["judged"]]).categories["cup"]["tp"] == 1
 
 
 def test_without_truth_there_is_nothing_to_compare(tmp_path: Path) -> None:
     row, _ = written_by(writing(tmp_path), labeled_table(ROWS[2], ROWS[3]), tmp_path)
-    assert row["summary"] is None
+    assert row["judged"] is None
 
 
 def test_a_retried_task_writes_the_same_file_again(tmp_path: Path) -> None:
     writer = writing(tmp_path)
     summary, name = written_by(writer, labeled_table(*ROWS), tmp_path)
     (again,) = writer(labeled_table(*reversed(ROWS))).to_pylist()  # a retry may see its rows in another order
-    assert metrics_of([again.pop("summary")]) == metrics_of([summary.pop("summary")])
+    assert metrics_of([again.pop("judged")]) == metrics_of([summary.pop("judged")])
     assert again == summary
     assert written(tmp_path) == {name}
     assert len(list((tmp_path / "matches").iterdir())) == 1
@@ -215,8 +217,12 @@ def test_each_run_takes_the_rows_of_its_method_and_may_drop_small_parts(tmp_path
         "persam_f": Run(str(tmp_path / "persam_f"), "persam_f", judge),
     }
     summaries = {row["run"]: row for row in WritePredictions(runs)(labeled_table(*rows)).to_pylist()}
-    assert {name: row["instances"] for name, row in summaries.items()} == {"persam": 1, "filtered": 1, "persam_f": 0}
-    counts = {name: metrics_of([row["summary"]]).categories["cup"] for name, row in summaries.items()}
+    assert {name: Counts.from_json(row["counts"]).instances for name, row in summaries.items()} == {
+        "persam": 1,
+        "filtered": 1,
+        "persam_f": 0,
+    }
+    counts = {name: metrics_of([row["judged"]]).categories["cup"] for name, row in summaries.items()}
     assert {name: (row["tp"], row["fp"], row["fn"]) for name, row in counts.items()} == {
         "persam": (1, 1, 0),
         "filtered": (1, 0, 0),
@@ -244,7 +250,7 @@ def test_images_are_written_as_they_came_and_can_be_read_again(tmp_path: Path) -
     assert pq.read_schema(tmp_path / name).equals(IMAGES)
     (table,) = ParquetShard(str(tmp_path / name)).read()
     assert table.to_pylist() == [
-        {"height": None, "width": None, "annotations": None} | given | {"error": None} for given in rows
+        {"height": None, "width": None, "annotations": None} | given | {"error": None, "version": ""} for given in rows
     ]
 
 

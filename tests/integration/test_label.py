@@ -1,8 +1,11 @@
 """The label job end to end, on small photos with a small seeded SAM."""
 
+import shutil
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -67,7 +70,7 @@ def test_masks_are_read_by_pycocotools_at_the_photos_size_and_match_box_and_area
 def test_the_manifest_is_written_last_and_counts_everything(labeled: Path) -> None:
     manifest = manifest_of(labeled)
     instances = sum(len(row["instances"]) for row in rows_of(labeled).values())
-    assert manifest["counts"] == {"images": PHOTOS, "ok": PHOTOS, "failed": 0, "instances": instances}
+    assert manifest["counts"] == {"images": PHOTOS, "ok": PHOTOS, "failed": 0, "instances": instances, "reasons": {}}
     assert manifest["config"]["method"] == "persam"
     assert manifest["sam"]["fingerprint"].startswith("sha256:")
     assert set(manifest["references"]) == {"disc", "other"}
@@ -96,28 +99,57 @@ def test_two_categories_in_one_run_find_what_two_runs_find(
         assert kept["similarity"] == pytest.approx(row["instances"][0]["similarity"], abs=1e-5)
 
 
-def test_an_earlier_run_is_not_overwritten_unasked(
+def test_a_run_with_other_references_is_refused_and_nothing_touched(
     labeled: Path, photos: Path, job: Job, sam_file: str, reference: str
 ) -> None:
     options = ("--images", str(photos), "--output", str(labeled), "--sam", sam_file, "--reference", f"disc={reference}")
     before = manifest_of(labeled)
     refused = job("label", *options)
     assert refused.status == 1
-    assert refused.stderr.startswith(f"error: --output {labeled}: holds")
+    assert refused.stderr.splitlines()[-1].startswith(f"error: --output {labeled}: holds a run whose references differ")
     assert "--overwrite" in refused.stderr
     assert manifest_of(labeled) == before
 
 
-def test_a_terminated_job_leaves_no_process_and_no_manifest(
-    photos: Path, sam_file: str, reference: str, tmp_path: Path
+def test_a_stopped_job_goes_on_and_then_labels_only_what_is_new(
+    labeled: Path, photos: Path, job: Job, sam_file: str, reference: str, tmp_path: Path
 ) -> None:
-    process, mark = start_job(
-        "label", "--images", str(photos), "--output", str(tmp_path / "out"), "--sam", sam_file,
-        "--reference", f"disc={reference}",
+    images, output = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(photos, images)
+    options = (
+        "--images", str(images), "--output", str(output), "--sam", sam_file,
+        "--reference", f"disc={reference}", "--reference", f"other={reference}",
     )  # fmt: skip
-    time.sleep(8)  # Ray is up, or coming up
+    process, mark = start_job("label", *options)
+    while not list((output / "predictions").glob("*.parquet")) and process.poll() is None:
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    finished = finish(process, mark)
-    assert finished.status != 0
-    assert finished.left_behind == []
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    stopped = finish(process, mark)
+    assert stopped.status != 0
+    assert stopped.left_behind == []
+    assert not (output / "manifest.json").exists()
+    done = len(rows_of(output))
+
+    finished = job("label", *options)
+    assert finished.status == 0, finished.stderr
+    assert f"{done} of {PHOTOS} images are labeled, {PHOTOS - done} to go" in finished.stderr
+    assert without_versions(rows_of(output)) == without_versions(rows_of(labeled))
+
+    new, changed, removed = sorted(path.name for path in images.iterdir())[:3]
+    (images / removed).unlink()
+    shutil.copy(images / new, images / "new.png")
+    shutil.copy(images / new, images / changed)
+    finished = job("label", *options)
+    assert finished.status == 0, finished.stderr
+    manifest, rows = manifest_of(output), rows_of(output)
+    assert [run["labeled"] for run in manifest["runs"][1:]] == [PHOTOS - done, 2]
+    assert {key: manifest["runs"][2][key] for key in ("images", "changed", "removed")} == {
+        "images": PHOTOS, "changed": 1, "removed": 1,
+    }  # fmt: skip
+    assert manifest["counts"]["images"] == len(rows) == PHOTOS + 1
+    assert rows["new.png"]["instances"] == rows[changed]["instances"] == rows[new]["instances"]
+    assert set(rows) == {removed, *(path.name for path in images.iterdir())}
+
+
+def without_versions(rows: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {image_id: row | {"version": None} for image_id, row in rows.items()}

@@ -1,0 +1,126 @@
+"""A labeling run from its listing to its manifest: what every job does that labels a bucket.
+
+    with label.py's options:  open the output -> load the model -> what is done already? -> label the rest -> add up
+
+The same command goes on where it stopped, and labels only what is new once it is complete.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from persam_ray import cluster, labeling, run_directory
+from persam_ray.cluster import WorkerPlan
+from persam_ray.config import LabelingConfig
+from persam_ray.datasets import Dataset
+from persam_ray.judging import JudgeOptions
+from persam_ray.labeling import Labeled, Labeler
+from persam_ray.ledger import Ledger, take_stock
+from persam_ray.progress import console, summarize
+from persam_ray.reading import read_rows
+from persam_ray.stages import Run
+from persam_ray.storage import public
+
+COMPLETE_WITH_FAILURES = 3
+"""Exit status of a complete run in which some images could not be labeled."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a job labels with.
+
+    Attributes:
+        make: Returns the labeler; called only where there is something to label.
+        method: Its rows' name.
+        judge: How rows with ground truth are judged.
+        fingerprints: Of the weights and the references, for the manifest.
+        identity: What else decides the predictions, by the option's name.
+        reference_ids: Images whose masks the model has seen.
+    """
+
+    make: Callable[[], Labeler]
+    method: str
+    judge: JudgeOptions
+    fingerprints: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    reference_ids: frozenset[str] = frozenset()
+
+
+def label_dataset(
+    config: LabelingConfig, dataset: Dataset, inputs: Iterable[str], load: Callable[[WorkerPlan], Model]
+) -> int:
+    """Label what has no row yet, and say that all is complete.
+
+    Args:
+        config: The job's options.
+        dataset: All photos.
+        inputs: What the job reads, which must lie apart from its output.
+        load: Loads the model, on the cluster.
+
+    Returns:
+        The exit status: 0, or COMPLETE_WITH_FAILURES.
+
+    Raises:
+        OutputError: The output cannot be gone on with, or does not hold a row for each photo in the end.
+        LeaseError: Another job writes there.
+    """
+    started_s = time.perf_counter()
+    with run_directory.opened(config.output, inputs, overwrite=config.overwrite) as (output, lease), cluster.session():
+        plan = cluster.plan_workers(cluster.nodes(), config.actors)
+        model = load(plan)
+        history = run_directory.begin(output, _identity(config, dataset, model), _run_id())
+        loaded_s = time.perf_counter()
+        ledger = take_stock(dataset, output, plan)
+        _tell(ledger)
+        listed_s = time.perf_counter()
+        run = Run(output, model.method, model.judge, config.min_area_fraction)
+        labeled = _label(ledger, model, run, plan, config)
+        prepare_s = time.perf_counter() - listed_s - labeled.wall_s
+        outcome = ledger.outcome + labeled.outcomes[""]
+        run_directory.check_complete(outcome.counts, ledger.images + ledger.removed)
+        metrics = outcome.metrics()
+        labeling.write_sheet(dataset, run, outcome, metrics, plan)
+        lease.check()
+        seconds = {"load": loaded_s - started_s, "list": listed_s - loaded_s, "prepare": prepare_s, **labeled.seconds}
+        history[-1] |= ledger.as_dict()
+        facts = (config.as_dict(), model.fingerprints, outcome.counts, metrics, seconds, history)
+        run_directory.finish(output, *facts)
+    summarize(output, outcome.counts, ledger.left, metrics, labeled.wall_s)
+    return COMPLETE_WITH_FAILURES if outcome.counts.failed else 0
+
+
+def _label(ledger: Ledger, model: Model, run: Run, plan: WorkerPlan, config: LabelingConfig) -> Labeled:
+    if ledger.left == 0:
+        return Labeled.nothing([""])
+    rows = read_rows(ledger.dataset, plan, ledger.done)
+    limit = config.max_failed_fraction
+    return labeling.label_images(rows, ledger.left, model.make(), {"": run}, plan, model.reference_ids, limit)
+
+
+def _run_id() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+
+
+def _identity(config: LabelingConfig, dataset: Dataset, model: Model) -> dict[str, Any]:
+    """Return what two runs of one output must agree in, by the option's name."""
+    return {
+        "--images": public(dataset.uri),
+        "--annotations": None if config.annotations is None else public(config.annotations),
+        "--min-area-fraction": config.min_area_fraction,
+        **model.identity,
+    }
+
+
+def _tell(ledger: Ledger) -> None:
+    """Say how much is there already; nothing of a new run."""
+    if ledger.done is None:
+        return
+    notes = [f"{ledger.changed} of them changed or unread before"] if ledger.changed else []
+    notes += [f"{ledger.removed} labeled before are gone from --images, their rows stay"] if ledger.removed else []
+    details = f" ({', '.join(notes)})" if notes else ""
+    console.print(f"{ledger.images - ledger.left} of {ledger.images} images are labeled, {ledger.left} to go{details}")

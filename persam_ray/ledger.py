@@ -1,0 +1,182 @@
+"""What is left to do of a run: the photos that are listed against the rows that are there.
+
+A photo is done when a row has its key and its version. Rows of another version (the file was replaced, or could not be
+read) and rows that are there twice (a writer was killed between two files) are dropped before any work; rows of photos
+that are gone stay, and are counted.
+
+Keys are compared as 64-bit hashes in one task: 16 bytes for each photo and each row. The driver sees counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from persam_ray.cluster import WorkerPlan
+from persam_ray.datasets import Dataset, check_keys, listed_keys
+from persam_ray.parts import PREDICTIONS_FOLDER, Counts, Part, drop_rows, read_parts
+from persam_ray.reading import SCAN_TASKS, count_images
+from persam_ray.run_directory import Outcome
+from persam_ray.storage import exists, join, list_files
+
+Keys = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What is there and what is left.
+
+    Attributes:
+        images: Photos that are listed.
+        left: Those without a row, to be labeled.
+        changed: Those among them that had a row of another version, or could not be read before.
+        removed: Rows whose photos are listed no more.
+        dataset: The shards that hold any of the photos left.
+        done: image_key of the photos that have a row, sorted, in the object store; None where none has.
+        outcome: What the rows that are there came to.
+    """
+
+    images: int
+    left: int
+    changed: int
+    removed: int
+    dataset: Dataset
+    done: ray.ObjectRef[Keys] | None
+    outcome: Outcome
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the numbers, for the history of runs; `labeled` is what this run has to do."""
+        return {"images": self.images, "labeled": self.left, "changed": self.changed, "removed": self.removed}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `reconcile` finds.
+
+    Attributes:
+        left: Photos without a row.
+        changed: Rows of another version.
+        removed: Rows of photos that are listed no more.
+        open_shards: Positions of the shards that hold photos without a row.
+        drops: Parts that lose rows: their keys, or None for all.
+        counts: Of the parts that stay as they are.
+        judged: Packed summaries of the parts that stay as they are.
+    """
+
+    left: int
+    changed: int
+    removed: int
+    open_shards: tuple[int, ...]
+    drops: tuple[tuple[str, Keys | None], ...]
+    counts: Counts
+    judged: tuple[bytes, ...]
+
+
+def take_stock(dataset: Dataset, output: str, plan: WorkerPlan) -> Ledger:
+    """Compare the photos with the rows of a run directory, and drop the rows that do not count.
+
+    Raises:
+        DatasetError: Two photos have one key.
+        StorageError: A part or a shard cannot be read.
+    """
+    folder = join(output, PREDICTIONS_FOLDER)
+    names = list_files(folder, [".parquet"]) if exists(folder) else []
+    if not names:
+        images = count_images(dataset, plan)
+        return Ledger(images, images, 0, 0, dataset, None, Outcome(Counts(), ()))
+    light = ray.remote(num_cpus=plan.task_cpus)
+    listed = [light(listed_keys).remote(group) for group in _groups(dataset.shards)]
+    parts = [light(read_parts).remote(output, group) for group in _groups(names)]
+    compare = ray.remote(num_cpus=plan.task_cpus, num_returns=2)(_compare)
+    verdict_ref, done = cast("Any", compare.remote(dataset, len(listed), *listed, *parts))
+    verdict: Verdict = ray.get(verdict_ref)
+    drop = light(drop_rows)
+    kept: list[Counts] = ray.get([drop.remote(output, name, keys) for name, keys in verdict.drops])
+    outcome = Outcome(reduce(add, kept, verdict.counts), verdict.judged)
+    open_dataset = replace(dataset, shards=tuple(dataset.shards[index] for index in verdict.open_shards))
+    images = outcome.counts.images - verdict.removed + verdict.left
+    return Ledger(images, verdict.left, verdict.changed, verdict.removed, open_dataset, done, outcome)
+
+
+def _groups(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """Cut what is to be scanned into runs, one for each task."""
+    size = -(-len(items) // SCAN_TASKS)
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _compare(dataset: Dataset, groups: int, *arrays: Any) -> tuple[Verdict, Keys]:
+    listed, parts = arrays[:groups], [part for group in arrays[groups:] for part in group]
+    keys, versions, sizes = (np.concatenate([one[field] for one in listed]) for field in range(3))
+    check_keys(dataset, keys)
+    return reconcile(keys, versions, sizes, parts)
+
+
+def reconcile(keys: Keys, versions: Keys, sizes: npt.NDArray[np.int64], parts: Sequence[Part]) -> tuple[Verdict, Keys]:
+    """Compare what is listed with what is there.
+
+    Args:
+        keys: image_key of each photo, shard by shard; no two alike.
+        versions: Its version_key.
+        sizes: Photos of each shard.
+        parts: What is there.
+
+    Returns:
+        The verdict, and the keys that are done, sorted.
+    """
+    order = np.argsort(keys)
+    row_keys, row_versions = (np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "versions"))
+    owners = np.repeat(np.arange(len(parts)), [len(part.keys) for part in parts])
+    place = order[np.minimum(np.searchsorted(keys, row_keys, sorter=order), len(keys) - 1)]
+    is_listed = keys[place] == row_keys
+    is_stale = is_listed & (versions[place] != row_versions)
+    is_repeated = _repeats(row_keys, is_stale)
+    drops, is_dropped = _drops(parts, owners, row_keys, is_stale | is_repeated)
+    done = np.unique(row_keys[is_listed & ~is_dropped])
+    is_left = ~np.isin(keys, done)
+    left_by_shard = np.add.reduceat(np.append(is_left, False), np.cumsum(np.append(0, sizes[:-1]))) * (sizes > 0)
+    touched = {name for name, _ in drops}
+    stay = [part for part in parts if part.name not in touched]
+    verdict = Verdict(
+        left=int(is_left.sum()),
+        changed=int(np.count_nonzero(is_stale & ~is_repeated)),
+        removed=int(np.count_nonzero(~is_listed & ~is_dropped)),
+        open_shards=tuple(np.flatnonzero(left_by_shard).tolist()),
+        drops=drops,
+        counts=reduce(add, (part.counts for part in stay), Counts()),
+        judged=tuple(part.judged for part in stay if part.judged is not None),
+    )
+    return verdict, done
+
+
+def _repeats(row_keys: Keys, is_stale: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Mark the rows whose key an earlier row has, or a later one that is not stale."""
+    order = np.lexsort((is_stale, row_keys))  # a good row before a stale one; stable, so the earlier first
+    is_repeated = np.zeros(len(row_keys), np.bool_)
+    is_repeated[order[1:]] = row_keys[order[1:]] == row_keys[order[:-1]]
+    return is_repeated
+
+
+def _drops(
+    parts: Sequence[Part], owners: npt.NDArray[np.int64], row_keys: Keys, is_bad: npt.NDArray[np.bool_]
+) -> tuple[tuple[tuple[str, Keys | None], ...], npt.NDArray[np.bool_]]:
+    """Return the parts that lose rows, with the keys of those, and which rows that takes.
+
+    A part with ground truth is dropped whole: its summary holds sums over all of its rows.
+    """
+    drops: list[tuple[str, Keys | None]] = []
+    is_dropped = is_bad.copy()
+    for index in np.unique(owners[is_bad]).tolist():
+        own = owners == index
+        if parts[index].judged is not None:
+            is_dropped |= own
+            drops.append((parts[index].name, None))
+        else:
+            drops.append((parts[index].name, row_keys[own & is_bad]))
+    return tuple(drops), is_dropped

@@ -3,13 +3,15 @@
     python -m tests.chaos.two_nodes
 
 Two raylets on this machine, 2 logical CPUs each, are a cluster; `jobs/label.py` joins it as a process of its own, on
-the head, and labels 200 drawn scenes by the SAM that comes along. It does so twice: once undisturbed, and once while the
-raylet of the other node gets SIGKILL when a third of the photos are done. Claims: exit status 0, exactly one row for
-each photo, every mask and score equal to the undisturbed run's. The exit status says whether they hold.
+the head, and labels 200 drawn scenes by the SAM that comes along. It does so twice: once undisturbed, and once while
+the raylet of the other node gets SIGKILL when a third of the photos are done. A file takes 16 rows instead of 1024, so
+that several are written before, during and after. Claims: exit status 0, exactly one row for each photo in all files
+together, every mask, score and metric equal to the undisturbed run's. The exit status says whether they hold.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -37,17 +39,32 @@ ROOT = Path(__file__).parents[2]
 PHOTOS = 200
 SIZE_HW = (280, 192)
 KILL_AT = PHOTOS // 3
+ROWS_PER_FILE = 16
 NODE = {"num_cpus": 2, "object_store_memory": 400 * 2**20}
 TIMEOUT_S = 900
+
+SMALL_FILES = f"""
+import runpy, sys
+from persam_ray import labeling
+labeling.ROWS_PER_FILE = {ROWS_PER_FILE}
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs the job that follows, with smaller files."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that has ended: its status, how long it took, the last that it said."""
+    """A job that has ended: its status, how long it took and went without a photo done, the last that it said."""
 
     status: int
     wall_s: float
+    pause_s: float
     said: str
+
+    @property
+    def summary(self) -> str:
+        return f"exit status {self.status} after {self.wall_s:.1f} s, at most {self.pause_s:.1f} s without a photo done"
 
 
 @contextmanager
@@ -75,20 +92,28 @@ def draw(folder: Path) -> None:
 
 def label(scenes: Path, output: Path, address: str, on_progress: Callable[[int], None]) -> Ended:
     """Run the job, telling how many photos are done as soon as it says so."""
-    command = [sys.executable, str(ROOT / "jobs" / "label.py"), "--images", str(scenes), "--references", str(scenes)]
-    command += ["--category", "top", "--method", "persam_f", "--sam", "demo", "--output", str(output)]
+    command = [sys.executable, "-c", SMALL_FILES, str(ROOT / "jobs" / "label.py"), "--images", str(scenes)]
+    command += ["--references", str(scenes), "--category", "top", "--method", "persam_f", "--sam", "demo"]
+    command += ["--output", str(output)]
     environment = {**os.environ, "RAY_ADDRESS": address, "FORCE_COLOR": "1"}  # a bar, not a line every 15 seconds
     started_s = time.monotonic()
+    times_s: dict[int, float] = {}
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=said)
         while process.poll() is None and time.monotonic() < started_s + TIMEOUT_S:
             said.seek(0)
-            on_progress(max(map(int, re.findall(rf"(\d+)/{PHOTOS} images", said.read())), default=0))
+            done = max(map(int, re.findall(rf"(\d+)/{PHOTOS} images", said.read())), default=0)
+            times_s.setdefault(done, time.monotonic() - started_s)
+            on_progress(done)
             time.sleep(0.1)
         process.kill()
-        wall_s = time.monotonic() - started_s
+        times_s.pop(0, None)
         said.seek(0)
-        return Ended(process.wait(), wall_s, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.read())[-2000:])
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.read())[-2000:]
+    wall_s = time.monotonic() - started_s
+    moments_s = [*sorted(times_s.values()), wall_s]
+    pause_s = max((later - earlier for earlier, later in itertools.pairwise(moments_s)), default=wall_s)
+    return Ended(process.wait(), wall_s, pause_s, text)
 
 
 class Killer:
@@ -123,10 +148,14 @@ def compare(scenes: Path, calm: Path, killed: Path) -> list[bool]:
     names = sorted(path.name for path in (scenes / "images").iterdir())
     counts = json.loads((killed / "manifest.json").read_text())["counts"]
     masks = [[instance["rle"] for instance in row["instances"]] for row in found]
+    files = list((killed / "predictions").iterdir())
+    metrics = [(output / "metrics.json").read_text() for output in (calm, killed)]
     return [
         check(f"exactly one row for each of {len(names)} photos", [row["image_id"] for row in found] == names),
+        check(f"they are in {len(files)} files", len(files) >= len(names) // ROWS_PER_FILE),
         check(f"the manifest counts them: {counts}", counts["images"] == counts["ok"] == len(names)),
         check(f"{sum(map(len, masks))} masks and their scores equal the undisturbed run's", found == expected),
+        check("so do the metrics", metrics[0] == metrics[1]),
     ]
 
 
@@ -136,13 +165,13 @@ def main() -> int:
         scenes, calm, killed = (Path(folder) / name for name in ("scenes", "calm", "killed"))
         draw(scenes)
         undisturbed = label(scenes, calm, address, lambda _done: None)
-        console.print(f"undisturbed: exit status {undisturbed.status} after {undisturbed.wall_s:.1f} s")
+        console.print(f"undisturbed: {undisturbed.summary}")
         killer = Killer(raylet)
         disturbed = label(scenes, killed, address, killer)
         actors = sum("SegmentWithPersam" in title for title in killer.running)
         console.print(
             f"killed: {killer.done} of {PHOTOS} photos were done, {len(killer.running)} workers ran on the node, "
-            f"{actors} of them with SAM; exit status {disturbed.status} after {disturbed.wall_s:.1f} s"
+            f"{actors} of them with SAM; {disturbed.summary}"
         )
         holds = [
             check("both runs end with status 0", undisturbed.status == disturbed.status == 0),

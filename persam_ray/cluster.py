@@ -137,10 +137,11 @@ Node = Mapping[str, float]
 
 def nodes() -> list[Node]:
     """Return the resources of each living node."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray's
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray's
+    return [node for node in found if node.get("CPU")] or found  # a head that is kept free of work says CPU: 0
 
 
-def plan_workers(machines: Sequence[Node], actors: int | None = None) -> WorkerPlan:
+def plan_workers(machines: Sequence[Node], actors: int | None = None, gpus: int | None = None) -> WorkerPlan:
     """Share out a cluster so that nothing starves: on each node the actors take at most half of the CPUs.
 
     One actor for each GPU. Without one, an actor with a single thread for each CPU, as far as memory goes: threads that
@@ -149,9 +150,13 @@ def plan_workers(machines: Sequence[Node], actors: int | None = None) -> WorkerP
     Args:
         machines: From `nodes()`; sizes follow the largest (with a GPU, where there is one).
         actors: Overrides their number.
+        gpus: How many there will be, where nodes start as they are needed; by default those that are there.
     """
-    gpus = int(sum(node.get("GPU", 0) for node in machines))
+    gpus = gpus or int(sum(node.get("GPU", 0) for node in machines))
     hosts = [node for node in machines if node.get("GPU", 0) >= 1] if gpus else machines
+    if gpus and not hosts:  # actors that wait are what an autoscaler starts nodes for
+        actors = actors or gpus
+        return WorkerPlan(actors, 1.0, 1 / math.ceil(actors / gpus), threads=1, task_cpus=0.5)
     largest = max((node.get("CPU", 1.0) for node in hosts), default=1.0)
     on_largest = max(int(node.get("GPU", 0)) for node in hosts) if gpus else _for_cpus(hosts, largest)
     if actors:

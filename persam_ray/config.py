@@ -84,11 +84,15 @@ class LabelingConfig(JobConfig):
     actors: int | None = None
     """Workers that hold the model; by default one for each GPU, without GPUs one for each CPU if memory allows."""
 
+    gpus: int | None = None
+    """GPUs to plan for, on a cluster that starts nodes as they are needed; by default those that are there."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("min_area_fraction", "max_failed_fraction"):
             check_between(f"--{name.replace('_', '-')}", getattr(self, name), 0, 1)
-        require(self.actors is None or self.actors >= 1, f"--actors must be at least 1, but is {self.actors}")
+        for name, value in (("--actors", self.actors), ("--gpus", self.gpus)):
+            require(value is None or value >= 1, f"{name} must be at least 1, but is {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

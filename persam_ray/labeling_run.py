@@ -71,7 +71,7 @@ def label_dataset(
     """
     started_s = time.perf_counter()
     with run_directory.opened(config.output, inputs, overwrite=config.overwrite) as (output, lease), cluster.session():
-        plan = cluster.plan_workers(cluster.nodes(), config.actors)
+        plan = cluster.plan_workers(cluster.nodes(), config.actors, config.gpus)
         model = load(plan)
         history = run_directory.begin(output, _identity(config, dataset, model), _run_id())
         loaded_s = time.perf_counter()

@@ -67,6 +67,14 @@ def test_an_actor_never_needs_what_a_task_needs(cpus: float) -> None:
     assert plan.actor_cpus != plan.task_cpus  # or Ray Data would fuse them, and one actor have a whole shard
 
 
+def test_gpus_that_are_not_there_yet_are_planned_for() -> None:
+    head = [{"CPU": 2}]
+    assert plan_workers(head, gpus=8) == WorkerPlan(8, 1.0, 1.0, 1, 0.5)
+    assert plan_workers(head, actors=4, gpus=2) == WorkerPlan(4, 1.0, 0.5, 1, 0.5)
+    some = plan_workers([{"CPU": 8, "GPU": 1}], gpus=8)
+    assert (some.actors, some.actor_gpus, some.device) == (8, 1.0, "cuda")
+
+
 def test_the_device_follows_the_actors_share() -> None:
     assert plan_workers([{"CPU": 8, "GPU": 1}]).device == "cuda"
     assert plan_workers([{"CPU": 8}]).device == "cpu"

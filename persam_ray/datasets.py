@@ -176,10 +176,16 @@ def _coco(uri: str, annotations: str | None) -> Dataset:
     _check_unique((identity for _, _, identity in images), f"{json_uri}: two images have the id")
     root = uri if annotations else _coco_image_root(json_uri, images[0][0])
     files = [
-        ImageFile(file_name, join(root, file_name), CocoTruth(size_hw, tuple(by_image[identity]), names))
+        ImageFile(file_name, _below(root, file_name), CocoTruth(size_hw, tuple(by_image[identity]), names))
         for file_name, size_hw, identity in images
     ]
     return _of_files(uri, "coco", files)
+
+
+def _below(root: str, file_name: str) -> str | None:
+    """Return the URI of an image of a COCO file; None where it would lie elsewhere: who wrote the file may not choose
+    what else of this machine is read."""
+    return None if ".." in file_name.split("/") else join(root, file_name)
 
 
 def _coco_image_root(json_uri: str, first_file_name: str) -> str:

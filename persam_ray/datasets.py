@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from persam_ray.annotations import BadAnnotationError, category_mask, check_truth
 from persam_ray.images import IMAGE_SUFFIXES, BadImageError, decode_image
+from persam_ray.public_text import writable
 from persam_ray.shards import CocoTruth, FileShard, ImageFile, ParquetShard, Shard, TarShard
 from persam_ray.storage import absolute, base_name, exists, join, list_files, read_json
 from persam_ray.types import BadReferenceError, Reference
@@ -161,12 +162,13 @@ def _coco(uri: str, annotations: str | None) -> Dataset:
         raise DatasetError(f"{uri}: --format coco needs the instances_*.json, as --images or as --annotations")
     content = read_json(json_uri)
     try:
-        names = {int(row["id"]): str(row["name"]) for row in content["categories"]}
+        names = {int(row["id"]): writable(str(row["name"])) for row in content["categories"]}
         by_image: dict[Any, list[Any]] = defaultdict(list)
         for row in content["annotations"]:
             by_image[row["image_id"]].append(row)
         images = [
-            (str(row["file_name"]), (int(row["height"]), int(row["width"])), row["id"]) for row in content["images"]
+            (writable(str(row["file_name"])), (int(row["height"]), int(row["width"])), row["id"])
+            for row in content["images"]
         ]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"{json_uri}: not a COCO instances file ({type(error).__name__}: {error})") from error

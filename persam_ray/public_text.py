@@ -30,6 +30,7 @@ def public(text: str) -> str:
     The values of this process' own secrets (`AWS_SECRET_ACCESS_KEY` and all that are named alike) are cut out wherever
     they stand.
     """
+    text = writable(text)
     for name, value in os.environ.items():
         if len(value) >= SHORTEST_SECRET and SECRET_VARIABLES.search(name):
             text = text.replace(value, "***")
@@ -40,6 +41,11 @@ def public(text: str) -> str:
 def _without_query(found: re.Match[str]) -> str:
     is_query = "=" in found[0] or found[1].startswith("http")
     return found[1] if is_query else found[0]
+
+
+def writable(text: str) -> str:
+    """Return a text with escapes for surrogates, which JSON and file names may hold, and no UTF-8 file can."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def printable(text: str) -> str:

@@ -22,14 +22,14 @@ from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError
 from fsspec.core import url_to_fs
 
-from persam_ray.public_text import public
+from persam_ray.public_text import printable, public
 
 
 class StorageError(OSError):
     """A path or URL cannot be read or written; the message names it and says why in one line, without secrets."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(public(message))
+        super().__init__(printable(public(message)))
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -19,7 +19,7 @@ USER = re.compile(r"://(?:[^/\s@,:'\"]*:(?:[^\s/'\"]*|(?!\d+/)[^\s@,'\"]*)|[^/\s
 QUERY = re.compile(r"(\w*://[^\s?,'\"]*)\?[^\s,'\"]*(?:,(?![^\s,]*://)[^\s,'\"]*[=&][^\s,'\"]*)*(?<![:.)])")
 NAMED = re.compile(
     r"(?i)\b((?:proxy-)?authorization|x-amz-[\w-]*(?:token|signature|credential)|signature|credential|sig|"
-    r"(?:access_|session_|refresh_|id_)?token|password|(?:aws_)?secret(?:_access_key)?|api[_-]?key|accountkey)"
+    r"(?:access_|session_|refresh_|id_)?token|password|(?:aws_)?(?:secret_)?access_key|secret|api[_-]?key|accountkey)"
     r"(['\"]?\s*[:=]\s*['\"]?)((?:aws4-hmac-sha256|basic|bearer|digest)\s+)?[^\s'\",&;)]+"
 )
 

@@ -29,7 +29,7 @@ class StorageError(OSError):
     """A path or URL cannot be read or written; the message names it and says why in one line, without secrets."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(public(message)))
+        super().__init__(printable(" ".join(public(message).splitlines())))
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:

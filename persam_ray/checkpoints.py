@@ -66,6 +66,10 @@ DETECTOR_STARTS = {
 """Weights that Mask R-CNN starts from, by backbone and what they were trained on."""
 
 
+TENSORS_PER_FILE = 4
+"""A file may name a tensor twice, but no honest one unfolds a few bytes to terabytes, as a stride of 0 can."""
+
+
 def locate(name_or_uri: str) -> str:
     """Return the URI of a checkpoint: official names are fetched into the user's cache first, with a progress bar.
 
@@ -219,6 +223,8 @@ def _read_torch(path: Path, uri: str) -> dict[str, np.ndarray[Any, Any]]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{uri}: holds a {type(content).__name__}, not a mapping of names to tensors")
     tensors = {str(name).removeprefix("module."): value for name, value in content.items() if torch.is_tensor(value)}
+    if sum(tensor.nbytes for tensor in tensors.values()) > TENSORS_PER_FILE * path.stat().st_size:
+        raise CheckpointError(f"{uri}: its tensors are more than {TENSORS_PER_FILE} times as large as the file")
     return _to_numpy(tensors)
 
 

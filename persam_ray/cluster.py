@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 import ray.data
+from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -46,6 +47,8 @@ def session() -> Iterator[None]:
         if address := os.environ.get("RAY_ADDRESS"):
             check_address(address)
             console.print(f"joining Ray at {address}")
+        else:
+            ray_constants.ENABLE_RAY_CLUSTER = False  # a Ray of our own listens on 127.0.0.1 alone
         with _native_stderr_closed():
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         _quiet_ray_data()

@@ -4,7 +4,9 @@ A YAML file given by `--config` is turned into flags that stand before those of 
 alike, and the command line wins.
 """
 
+import reprlib
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TypeVar, get_origin, get_type_hints
 
@@ -13,6 +15,7 @@ import yaml
 
 from persam_ray import demonstration
 from persam_ray.config import ConfigError, OutputConfig
+from persam_ray.public_text import printable, public
 from persam_ray.storage import read_bytes
 
 NULL = ("", "~", "null", "Null", "NULL")
@@ -40,10 +43,10 @@ def _from_yaml(config_class: type[OutputConfig], arguments: Sequence[str]) -> li
         return []
     try:
         content = yaml.load(read_bytes(uri), Loader=yaml.BaseLoader) or {}  # all text: the category `no` is no boolean
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--config {uri}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"--config {uri}: must be a mapping of option names to values, but is {content!r:.60}")
+        raise ConfigError(f"--config {uri}: must be a mapping of option names to values, but is {_brief(content)}")
     allowed = {"--" + name.replace("_", "-"): kind for name, kind in get_type_hints(config_class).items()}
     del allowed["--config"]
     given = {argument.split("=", 1)[0].replace("_", "-") for argument in arguments if argument.startswith("--")}
@@ -63,12 +66,19 @@ def _flags(uri: str, flag: str, value: object, kind: object) -> list[str]:
         return []
     if kind is bool:
         if str(value).lower() not in BOOLEANS:
-            raise ConfigError(f"--config {uri}: {flag} must be true or false, but is {value!r:.60}")
+            raise ConfigError(f"--config {uri}: {flag} must be true or false, but is {_brief(value)}")
         return [flag] if BOOLEANS[str(value).lower()] else []
     values = value if isinstance(value, list) and get_origin(kind) is tuple else [value]
     if not all(isinstance(item, str) for item in values):
-        raise ConfigError(f"--config {uri}: {flag} must be one value (or a list, if it repeats), but is {value!r:.60}")
+        raise ConfigError(
+            f"--config {uri}: {flag} must be one value (or a list, if it repeats), but is {_brief(value)}"
+        )
     return [f"{flag}={item}" for item in values]
+
+
+def _brief(value: object) -> str:
+    """Return the beginning of a value; `repr` would write out what aliases repeat, a billion times where one wants."""
+    return reprlib.repr(value)[:60]
 
 
 def _config_argument(arguments: Sequence[str]) -> str | None:
@@ -92,7 +102,8 @@ def run_job(job: Callable[[ConfigT], int | None], config_class: type[ConfigT]) -
         cause = cause_of(error)
         if is_ours(cause):
             sys.exit(f"error: {error_line(cause)}")
-        raise
+        lines = public(traceback.format_exc()).splitlines()
+        sys.exit("\n".join(printable(line) for line in lines))
 
 
 def is_ours(error: BaseException) -> bool:
@@ -102,7 +113,7 @@ def is_ours(error: BaseException) -> bool:
 
 
 def error_line(error: BaseException) -> str:
-    """Return an error in one line, with its type where it was not raised for the user to read."""
+    """Return an error in one line without secrets, with its type where it was not raised for the user to read."""
     message = str(error).partition("\nFailed to ")[0]  # Ray Data appends advice on its retries
-    line = " ".join(message.split())
+    line = printable(public(" ".join(message.split())))
     return line if is_ours(error) else f"{type(error).__name__}: {line}"

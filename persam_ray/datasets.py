@@ -18,6 +18,7 @@ from persam_ray.annotations import BadAnnotationError, category_mask, check_trut
 from persam_ray.evaluation import image_key
 from persam_ray.images import IMAGE_SUFFIXES, BadImageError, decode_image
 from persam_ray.parts import version_key
+from persam_ray.public_text import writable
 from persam_ray.shards import CocoTruth, FileShard, ImageFile, ParquetShard, Shard, TarShard
 from persam_ray.storage import absolute, base_name, exists, join, list_versions, read_json
 from persam_ray.types import BadReferenceError, Reference
@@ -166,12 +167,13 @@ def _coco(uri: str, annotations: str | None) -> Dataset:
         raise DatasetError(f"{uri}: --format coco needs the instances_*.json, as --images or as --annotations")
     content = read_json(json_uri)
     try:
-        names = {int(row["id"]): str(row["name"]) for row in content["categories"]}
+        names = {int(row["id"]): writable(str(row["name"])) for row in content["categories"]}
         by_image: dict[Any, list[Any]] = defaultdict(list)
         for row in content["annotations"]:
             by_image[row["image_id"]].append(row)
         images = [
-            (str(row["file_name"]), (int(row["height"]), int(row["width"])), row["id"]) for row in content["images"]
+            (writable(str(row["file_name"])), (int(row["height"]), int(row["width"])), row["id"])
+            for row in content["images"]
         ]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"{json_uri}: not a COCO instances file ({type(error).__name__}: {error})") from error
@@ -181,10 +183,16 @@ def _coco(uri: str, annotations: str | None) -> Dataset:
     _check_unique((identity for _, _, identity in images), f"{json_uri}: two images have the id")
     root = uri if annotations else _coco_image_root(json_uri, images[0][0])
     files = [
-        ImageFile(file_name, join(root, file_name), CocoTruth(size_hw, tuple(by_image[identity]), names))
+        ImageFile(file_name, _below(root, file_name), CocoTruth(size_hw, tuple(by_image[identity]), names))
         for file_name, size_hw, identity in images
     ]
     return _of_files(uri, "coco", files)
+
+
+def _below(root: str, file_name: str) -> str | None:
+    """Return the URI of an image of a COCO file; None where it would lie elsewhere: who wrote the file may not choose
+    what else of this machine is read."""
+    return None if ".." in file_name.split("/") else join(root, file_name)
 
 
 def _coco_image_root(json_uri: str, first_file_name: str) -> str:

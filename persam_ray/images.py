@@ -30,6 +30,10 @@ UPRIGHT = {
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
 
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+"""What a photo may be, whatever its name. Pillow knows more: for PostScript it would run a program."""
+
+
 class BadImageError(ValueError):
     """The bytes are not a photo that can be used; the message says why, for the row's `error` column."""
 
@@ -114,7 +118,7 @@ def open_image(encoded: bytes) -> Image.Image:
     Raises:
         BadImageError: More than MAX_PIXELS.
     """
-    image = Image.open(io.BytesIO(encoded))
+    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise BadImageError(
             f"{image.width} x {image.height} pixels is more than the {MAX_PIXELS / 1e6:.0f} megapixels allowed"
@@ -143,4 +147,4 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 def _reason(error: Exception, encoded: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"not an image that can be read ({len(encoded)} bytes, starting with {encoded[:8]!r})"
-    return f"the image is damaged: {error}"
+    return f"the image is damaged: {str(error) or type(error).__name__}"

@@ -22,9 +22,9 @@ from persam_ray.judging import JudgeOptions
 from persam_ray.labeling import Labeled, Labeler
 from persam_ray.ledger import Ledger, take_stock
 from persam_ray.progress import console, summarize
+from persam_ray.public_text import public
 from persam_ray.reading import read_rows
 from persam_ray.stages import Run
-from persam_ray.storage import public
 
 COMPLETE_WITH_FAILURES = 3
 """Exit status of a complete run in which some images could not be labeled."""

@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from persam_ray.public_text import printable, public
 
 if TYPE_CHECKING:
     from persam_ray.datasets import Dataset
@@ -21,7 +23,15 @@ TERMINAL_INTERVAL_S = 0.25
 LOG_INTERVAL_S = 15.0
 LOG_WIDTH = 160
 
-console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)  # texts from data may hold [brackets]
+
+class _PublicConsole(Console):
+    """A console that shows no secrets, and each text in one line: file names and ids may hold anything."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(public(one)) if isinstance(one, str) else one for one in objects), **options)
+
+
+console = _PublicConsole(stderr=True, highlight=False, soft_wrap=True, markup=False)  # data may hold [brackets]
 
 DoneAndFailed = Callable[[], tuple[int, int]]
 

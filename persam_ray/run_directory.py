@@ -17,7 +17,8 @@ from persam_ray.evaluation_merge import Metrics
 from persam_ray.judging import metrics_of
 from persam_ray.lease import Lease
 from persam_ray.parts import Counts
-from persam_ray.storage import absolute, check_writable, exists, join, list_files, public, read_json, remove, write_json
+from persam_ray.public_text import public
+from persam_ray.storage import absolute, check_writable, exists, join, list_files, read_json, remove, write_json
 
 VERSIONED = ("persam-ray", "ray", "torch", "segment-anything", "timm", "pyarrow", "numpy", "pillow", "pycocotools")
 
@@ -251,4 +252,6 @@ def _write_manifest(output: str, config: Mapping[str, Any], content: Mapping[str
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_without_secrets(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _without_secrets(item) for name, item in value.items()}
     return public(value) if isinstance(value, str) else value

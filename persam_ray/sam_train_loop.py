@@ -22,6 +22,7 @@ from persam_ray import cluster
 from persam_ray.checkpoints import locate, read_checkpoint
 from persam_ray.host_memory import keep_freed_memory
 from persam_ray.progress import show_progress
+from persam_ray.public_text import public
 from persam_ray.storage import exists, filesystem, join, list_files, read_json, write_bytes, write_parquet
 from persam_ray.training import HISTORY_FILE, Course, Epoch, TrainingError, fit, plan_training, train_epochs
 from persam_ray.types import CheckpointError
@@ -188,7 +189,7 @@ def train_sam(config: TrainSamConfig, output: str) -> FittedSam:
     start = None if config.start is None else locate(config.start)
     told = asdict(settings) | {
         "backbone": config.backbone,
-        "start": start,
+        "start": start and public(start),
         "scenes": config.scenes,
         "first_seed": config.first_seed,
     }

@@ -148,6 +148,34 @@ def annotation_row(
     return {"category": category, "rle": rle, "bbox_xywh": list(bbox_xywh), "area": area, "iscrowd": iscrowd}
 
 
+def check_inert(schema: pa.Schema, where: str) -> None:
+    """Raise SchemaError where a column that we read is of a type that Python code defines.
+
+    Ray registers such types with Arrow, one of which unpickles, and so runs, what a file holds.
+    """
+    names = {*IMAGES.names, *PREDICTIONS.names, *MATCHES.names}
+    for field in schema:
+        if field.name in names and _is_python_type(field.type):
+            raise SchemaError(f"{where}: column {field.name!r} is of the type {field.type}, which could run code")
+
+
+def _is_python_type(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.ExtensionType):  # those that Arrow itself defines are BaseExtensionTypes
+        return True
+    if isinstance(kind, pa.DictionaryType):
+        return _is_python_type(kind.value_type)
+    return any(_is_python_type(kind.field(place).type) for place in range(kind.num_fields))
+
+
+def check_text(table: pa.Table, where: str) -> None:
+    """Raise SchemaError where a column of text holds bytes that are none: Parquet does not look at them."""
+    for field, column in zip(table.schema, table.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise SchemaError(f"{where}: column {field.name!r} is damaged ({error})") from error
+
+
 def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """Cast a table to a schema: columns in order, missing nullable ones filled with nulls, others dropped.
 

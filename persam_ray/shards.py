@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import IO, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 
 from persam_ray.annotations import BadAnnotationError, from_coco, from_index_map
 from persam_ray.images import IMAGE_SUFFIXES
-from persam_ray.schema import IMAGES, READ, VERSION, SchemaError, conform
+from persam_ray.schema import IMAGES, READ, VERSION, SchemaError, check_inert, check_text, conform
 from persam_ray.storage import StorageError, filesystem, read_many, storage_errors
 
 ROWS_PER_TABLE = 16
 MAX_FILE_BYTES = 2**27  # 134 MB: no photo of up to 134 megapixels needs more; 16 of them fit into one Arrow table
+TOO_LARGE = f"the file is larger than the {MAX_FILE_BYTES / 1e6:.0f} MB allowed"
 KEYS_AND_ANNOTATIONS = pa.schema([IMAGES.field("image_id"), IMAGES.field("annotations")])
 
 
@@ -73,13 +74,13 @@ class ImageFile:
 
     Attributes:
         image_id: Its key.
-        uri: Where it is.
+        uri: Where it lies; None where it must not be read.
         truth: URI of a DeepFashion `segm` map, COCO's entry, or None.
         version: As listed (storage.list_versions).
     """
 
     image_id: str
-    uri: str
+    uri: str | None
     truth: str | CocoTruth | None = None
     version: str = ""
 
@@ -94,11 +95,9 @@ class FileShard:
         """Yield the rows; photos and maps of a table are fetched together."""
         for start in range(0, len(self.files), ROWS_PER_TABLE):
             files = self.files[start : start + ROWS_PER_TABLE]
-            photos = read_many([file.uri for file in files]) if pixels else [None] * len(files)
-            maps = [file.truth for file in files if isinstance(file.truth, str)]
-            fetched = dict(zip(maps, read_many(maps), strict=True))
-            rows = [_file_row(file, photo, fetched) for file, photo in zip(files, photos, strict=True)]
-            yield pa.Table.from_pylist(rows, schema=READ)
+            photos = [file.uri for file in files if pixels and file.uri is not None]
+            fetched = _fetched([*photos, *(file.truth for file in files if isinstance(file.truth, str))])
+            yield pa.Table.from_pylist([_file_row(file, fetched, pixels=pixels) for file in files], schema=READ)
 
     def image_ids(self) -> Iterator[str]:
         """Yield the keys."""
@@ -116,16 +115,14 @@ class FileShard:
                 kept = (row for row in file.truth.annotations if not row.get("iscrowd"))
                 yield file.image_id, frozenset(_coco_name(row, names) for row in kept)
             elif file.truth is not None:
-                annotations, _, _ = _truth_of(file, {file.truth: read_many([file.truth])[0]})
+                annotations, _, _ = _truth_of(file, _fetched([file.truth]))
                 yield file.image_id, frozenset(row["category"] for row in annotations or ())
 
     def find(self, image_id: str) -> dict[str, Any] | None:
         """Read the one file of that key."""
-        for file in self.files:
-            if file.image_id == image_id:
-                maps = [file.truth] if isinstance(file.truth, str) else []
-                photo, *fetched = read_many([file.uri, *maps])
-                return _file_row(file, photo, dict(zip(maps, fetched, strict=True)))
+        for table in self.only({image_id}).read():
+            row: dict[str, Any] = table.to_pylist()[0]
+            return row
         return None
 
     def only(self, image_ids: Set[str]) -> Self:
@@ -139,23 +136,30 @@ def _coco_name(annotation: Mapping[str, Any], names: Mapping[int, str]) -> str:
     return names.get(category_id, "") if isinstance(category_id, int) else ""
 
 
-def _file_row(
-    file: ImageFile, photo: bytes | StorageError | None, maps: Mapping[str, bytes | StorageError]
-) -> dict[str, Any]:
-    annotations, size_hw, error = _truth_of(file, maps)
-    truth = maps.get(file.truth) if isinstance(file.truth, str) else None
+Fetched = Mapping[str, bytes | StorageError]
+"""Contents by URI."""
+
+
+def _fetched(uris: Sequence[str]) -> Fetched:
+    """Return the files' contents, cut off right behind what is allowed."""
+    return dict(zip(uris, read_many(uris, MAX_FILE_BYTES + 1), strict=True))
+
+
+def _file_row(file: ImageFile, fetched: Fetched, *, pixels: bool) -> dict[str, Any]:
+    annotations, size_hw, error = _truth_of(file, fetched)
+    photo = fetched[file.uri] if pixels and file.uri is not None else None
+    truth = fetched.get(file.truth) if isinstance(file.truth, str) else None
     is_unread = isinstance(photo, StorageError) or isinstance(truth, StorageError)
-    if isinstance(photo, StorageError):
+    if pixels and file.uri is None:
+        error = "the file_name leads out of the folder of the images"
+    elif isinstance(photo, StorageError):
         error = f"the file cannot be read: {photo}"
     elif photo is not None and len(photo) > MAX_FILE_BYTES:
-        photo, error = (
-            b"",
-            f"the file of {len(photo) / 1e6:.0f} MB is larger than the {MAX_FILE_BYTES / 1e6:.0f} MB allowed",
-        )
+        photo, error = b"", TOO_LARGE
     height, width = size_hw or (None, None)
     return {
         "image_id": file.image_id,
-        "image": b"" if isinstance(photo, StorageError) else photo,
+        "image": b"" if pixels and not isinstance(photo, bytes) else photo,
         "height": height,
         "width": width,
         "annotations": annotations,
@@ -164,9 +168,7 @@ def _file_row(
     }
 
 
-def _truth_of(
-    file: ImageFile, maps: Mapping[str, bytes | StorageError]
-) -> tuple[list[dict[str, Any]] | None, tuple[int, int] | None, str | None]:
+def _truth_of(file: ImageFile, maps: Fetched) -> tuple[list[dict[str, Any]] | None, tuple[int, int] | None, str | None]:
     """Return a file's annotations, the size that they speak of, and what is wrong with them."""
     try:
         if isinstance(file.truth, CocoTruth):
@@ -265,6 +267,7 @@ class ParquetShard:
             groups = None if kept is None else self._groups(file, kept)
             for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=present):
                 table = pa.Table.from_batches([batch])
+                check_text(table, self.uri)
                 if kept is not None:
                     keys = table["image_id"].cast(pa.string())  # Arrow cannot filter every kind of string
                     table = table.set_column(table.column_names.index("image_id"), "image_id", keys)
@@ -288,9 +291,11 @@ def open_parquet(uri: str) -> pq.ParquetFile:
     fs, path = filesystem(uri)
     with storage_errors(uri):
         try:
-            return pq.ParquetFile(path, filesystem=fs, pre_buffer=False)  # true would hold the whole file
+            file = pq.ParquetFile(path, filesystem=fs, pre_buffer=False)  # true would hold the whole file
         except pa.ArrowInvalid as error:
             raise StorageError(f"{uri}: not a Parquet file ({error})") from error
+    check_inert(file.schema_arrow, uri)
+    return file
 
 
 def read_tables(uri: str, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -301,7 +306,9 @@ def read_tables(uri: str, schema: pa.Schema) -> Iterator[pa.Table]:
     """
     with storage_errors(uri), open_parquet(uri) as file:
         for batch in file.iter_batches(batch_size=1024):
-            yield conform(pa.Table.from_batches([batch]), schema, uri)
+            table = pa.Table.from_batches([batch])
+            check_text(table, uri)
+            yield conform(table, schema, uri)
 
 
 # --- WebDataset ------------------------------------------------------------------------------------------------------
@@ -320,8 +327,8 @@ class TarShard:
         """Yield the rows, streaming through the tar once."""
         rows: list[dict[str, Any]] = []
         for image_id, read in self._members():
-            image = read() if pixels else None  # at once: the tar is a stream
-            rows.append({"image_id": image_id, "image": image, "version": self.version})
+            row = {"image_id": image_id, "version": self.version}
+            rows.append(row | (read() if pixels else {}))  # at once: the tar is a stream
             if len(rows) == ROWS_PER_TABLE:
                 yield pa.Table.from_pylist(rows, schema=READ)
                 rows = []
@@ -348,8 +355,8 @@ class TarShard:
         """Return the shard reduced to these keys; the tar is read whole all the same."""
         return replace(self, kept=frozenset(image_ids))
 
-    def _members(self) -> Iterator[tuple[str, Callable[[], bytes]]]:
-        """Yield the key of each photo and what reads it."""
+    def _members(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+        """Yield the key of each photo and what reads the rest of its row."""
         fs, path = filesystem(self.uri)
         with (
             self._tar_errors(),
@@ -360,14 +367,20 @@ class TarShard:
             for member in tar:
                 folder, _, file_name = member.name.rpartition("/")
                 stem, _, suffix = file_name.partition(".")
-                file = tar.extractfile(member) if f".{suffix.lower()}" in IMAGE_SUFFIXES else None
+                is_photo = f".{suffix.lower()}" in IMAGE_SUFFIXES and not (member.isdir() or member.isdev())
                 image_id = f"{self.name}/{folder}/{stem}" if folder else f"{self.name}/{stem}"
-                if file is not None and (self.kept is None or image_id in self.kept):
-                    yield image_id, partial(self._content, file)
+                if is_photo and (self.kept is None or image_id in self.kept):
+                    yield image_id, partial(self._content, tar, member)
 
-    def _content(self, file: IO[bytes]) -> bytes:
+    def _content(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
+        if not member.isfile():
+            return {"image": b"", "error": "a link to another member of the tar, which is read once and in order"}
+        if member.size > MAX_FILE_BYTES:  # a sparse or compressed one takes a few bytes of the tar
+            return {"image": b"", "error": TOO_LARGE}
         with self._tar_errors():
-            return file.read()
+            file = tar.extractfile(member)
+            assert file is not None
+            return {"image": file.read()}
 
     @contextmanager
     def _tar_errors(self) -> Iterator[None]:

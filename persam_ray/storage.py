@@ -4,6 +4,7 @@ Credentials and endpoints come from the environment, as for every S3 tool (AWS_A
 Writes are atomic: a reader finds a whole file or none.
 """
 
+import errno
 import io
 import json
 import os
@@ -21,20 +22,27 @@ from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError
 from fsspec.core import url_to_fs
 
+from persam_ray.public_text import printable, public
+
 VERSION_MARKS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime", "updated")
 """What the filesystems of fsspec call that which changes when a file is replaced."""
 
 
 class StorageError(OSError):
-    """A path or URL cannot be read or written; the message names it and says why in one line."""
+    """A path or URL cannot be read or written; the message names it and says why in one line, without secrets."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(" ".join(public(message).splitlines())))
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return fsspec's filesystem and the path on it.
 
     Raises:
-        StorageError: The protocol is unknown.
+        StorageError: The protocol is unknown, or an S3 URL has credentials in it.
     """
+    if re.match(r"s3a?://(?!arn:)[^/:]*:[^@]*@", uri):  # s3fs would take it for a bucket, and botocore repeat it
+        raise StorageError(f"{uri}: S3 credentials come from AWS_ACCESS_KEY_ID and the like, not from the URL")
     try:
         expanded = os.path.expanduser(uri) if "://" not in uri else uri  # noqa: PTH111 - URLs are no Paths
         fs, _ = url_to_fs(expanded.split("::", 1)[0])  # fsspec would take `::` in a name for a chain of filesystems
@@ -47,12 +55,6 @@ def absolute(uri: str) -> str:
     """Return a local path as absolute: workers may have another working directory. URLs stay as they are."""
     fs, path = filesystem(uri)
     return path if is_local(fs) else uri
-
-
-def public(text: str) -> str:
-    """Return a URI, or URIs with commas between them, without users, passwords and queries, which may hold secrets."""
-    without_user = re.sub(r"://[^/@,]*@", "://", text)
-    return re.sub(r"(://[^?,]*)\?[^,]*", r"\1", without_user)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -92,14 +94,28 @@ def read_bytes(uri: str) -> bytes:
         return content
 
 
-def read_many(uris: Sequence[str]) -> list[bytes | StorageError]:
-    """Return the content of files of one filesystem, fetched together; where one fails, its error in its place."""
-    if not uris:
-        return []
-    fs, _ = filesystem(uris[0])
-    paths = [filesystem(uri)[1] for uri in uris]
-    found = fs.cat_ranges(paths, None, None, on_error="return")  # whole files; `cat` would take `*` for a pattern
-    return [_content(content, uri) for content, uri in zip(found, uris, strict=True)]
+def read_many(uris: Sequence[str], max_bytes: int | None = None) -> list[bytes | StorageError]:
+    """Return the content of files of one filesystem, fetched together; where one fails, its error in its place.
+
+    Args:
+        uris: Of the files.
+        max_bytes: Only so much from the beginning of each.
+    """
+    paths: dict[str, str] = {}
+    content: dict[str, bytes | StorageError] = {}
+    for uri in uris:
+        try:
+            fs, paths[uri] = filesystem(uri)
+        except StorageError as error:
+            content[uri] = error
+    if paths:
+        start = None if max_bytes is None else 0
+        # `cat` would take `*` for a pattern
+        found = fs.cat_ranges(list(paths.values()), start, max_bytes, on_error="return")
+        if max_bytes is not None:  # of an empty object S3 has no range
+            found = [b"" if isinstance(one, OSError) and one.errno == errno.EINVAL else one for one in found]
+        content |= {uri: _content(one, uri) for uri, one in zip(paths, found, strict=True)}
+    return [content[uri] for uri in uris]
 
 
 def write_bytes(uri: str, content: bytes) -> None:
@@ -143,7 +159,7 @@ def read_json(uri: str) -> Any:
     """
     try:
         return json.loads(read_bytes(uri))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{uri}: not valid JSON ({error})") from error
 
 

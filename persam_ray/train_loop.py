@@ -41,8 +41,9 @@ from persam_ray.mask_rcnn import (
 )
 from persam_ray.precision import Precision
 from persam_ray.progress import console, show_progress
+from persam_ray.public_text import public
 from persam_ray.reading import read_rows
-from persam_ray.storage import join, public, read_json, write_bytes
+from persam_ray.storage import join, read_json, write_bytes
 from persam_ray.training import HISTORY_FILE, Course, TrainingError, fit, plan_training, train_epochs
 
 if TYPE_CHECKING:

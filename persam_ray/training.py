@@ -121,18 +121,31 @@ def _means(values: list[dict[str, float]]) -> dict[str, float]:
 
 def _restore(model: nn.Module, optimiser: Optimizer, schedule: Any) -> list[Epoch]:
     """Go back to the last checkpoint, if there is one, and return the history of epochs until then."""
-    import torch
-
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return []
     with checkpoint.as_directory() as folder:
-        state = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
+        state = read_state(Path(folder))
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     schedule.load_state_dict(state["schedule"])
     history: list[Epoch] = state["history"]
     return history
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the state that `_report_checkpoint` left in a folder, without running code from it.
+
+    Raises:
+        TrainingError: It is damaged, or holds more than tensors and numbers.
+    """
+    import torch
+
+    try:
+        state: dict[str, Any] = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types, and recommends weights_only=False
+        raise TrainingError(f"the last checkpoint's {STATE_FILE} is damaged or none of ours, and is refused") from error
+    return state
 
 
 def _report_checkpoint(model: nn.Module, optimiser: Optimizer, schedule: Any, history: list[Epoch]) -> None:

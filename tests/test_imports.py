@@ -23,7 +23,7 @@ CLUSTER_LAYER = frozenset(
         "datasets", "detector_config", "examples", "gallery", "judging", "labeling", "labeling_run", "lease",
         "ledger", "model_stages", "parts", "progress",
         "reading", "references", "report", "run_directory", "schema", "shards", "split", "stages", "storage",
-        "demonstration", "sam_train_loop", "sam_training_config", "train_loop", "training",
+        "demonstration", "public_text", "sam_train_loop", "sam_training_config", "train_loop", "training",
     }
 )  # fmt: skip
 WITHOUT_RAY = frozenset(

@@ -147,7 +147,8 @@ class LabelConfig(LabelingConfig):
         require(not self.references or bool(self.category), "--references needs at least one --category")
         require(not self.category or bool(self.references), "--category goes with --references, not with --reference")
         require(not self.reference_ids or bool(self.references), "--reference-ids goes with --references")
-        require(self.batch_size is None or self.batch_size >= 1, f"--batch-size must be at least 1: {self.batch_size}")
+        batch_size = self.batch_size
+        require(batch_size is None or batch_size >= 1, f"--batch-size must be at least 1, but is {batch_size}")
         for pair in self.reference:
             parse_reference(pair)
 

@@ -84,6 +84,9 @@ class LabelingConfig(JobConfig):
     actors: int | None = None
     """Workers that hold the model; by default one for each GPU, without GPUs one for each CPU if memory allows."""
 
+    log: Literal["text", "json"] = "text"
+    """What is told on the way: lines for people, or JSON lines with the run's id for what gathers logs."""
+
     gpus: int | None = None
     """GPUs to plan for, on a cluster that starts nodes as they are needed; by default those that are there."""
 

@@ -85,7 +85,8 @@ class Labeled:
     Attributes:
         outcomes: What each run came to, by its name.
         wall_s: Seconds that the pass took.
-        busy_s: Seconds that actors were busy, in sum, by step: `encode`, and each method by its name.
+        busy_s: Seconds that workers were busy, in sum, by step: `decode` (the reading not counted), `encode`, each
+            method by its name, `write`.
     """
 
     outcomes: Mapping[str, Outcome]
@@ -129,9 +130,10 @@ def label_images(
     """
     started_s = time.perf_counter()
     counter = cluster.start_counter()
-    decode, write = DecodeImages(labeler.resize), WritePredictions(runs, reference_ids)
+    report = cluster.report_to(counter)
+    decode, write = DecodeImages(labeler.resize, report), WritePredictions(runs, reference_ids, report)
     with show_progress("labeling", images, lambda: cluster.read_counter(counter)[:2]):
-        summaries = _chain(rows, images, decode, labeler, write, plan, cluster.report_to(counter))
+        summaries = _chain(rows, images, decode, labeler, write, plan, report)
         outcomes = run_directory.add_up(_watched(summaries.iter_rows(), max_failed_fraction))
     for name in runs:
         run_directory.check_complete(outcomes[name].counts, images)

@@ -21,7 +21,7 @@ from persam_ray.datasets import Dataset
 from persam_ray.judging import JudgeOptions
 from persam_ray.labeling import Labeled, Labeler
 from persam_ray.ledger import Ledger, take_stock
-from persam_ray.progress import console, summarize
+from persam_ray.progress import console, log_as_json, summarize
 from persam_ray.public_text import public
 from persam_ray.reading import read_rows
 from persam_ray.stages import Run
@@ -70,10 +70,13 @@ def label_dataset(
         LeaseError: Another job writes there.
     """
     started_s = time.perf_counter()
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    if config.log == "json":
+        log_as_json(run_id)
     with run_directory.opened(config.output, inputs, overwrite=config.overwrite) as (output, lease), cluster.session():
         plan = cluster.plan_workers(cluster.nodes(), config.actors, config.gpus)
         model = load(plan)
-        history = run_directory.begin(output, _identity(config, dataset, model), _run_id())
+        history = run_directory.begin(output, _identity(config, dataset, model), run_id)
         loaded_s = time.perf_counter()
         ledger = take_stock(dataset, output, plan)
         _tell(ledger)
@@ -100,10 +103,6 @@ def _label(ledger: Ledger, model: Model, run: Run, plan: WorkerPlan, config: Lab
     rows = read_rows(ledger.dataset, plan, ledger.done)
     limit = config.max_failed_fraction
     return labeling.label_images(rows, ledger.left, model.make(), {"": run}, plan, model.reference_ids, limit)
-
-
-def _run_id() -> str:
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
 
 
 def _identity(config: LabelingConfig, dataset: Dataset, model: Model) -> dict[str, Any]:

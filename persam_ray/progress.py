@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -27,11 +29,34 @@ LOG_WIDTH = 160
 class _PublicConsole(Console):
     """A console that shows no secrets, and each text in one line: file names and ids may hold anything."""
 
+    run_id: str | None = None  # of the run whose log is JSON
+
     def print(self, *objects: Any, **options: Any) -> None:
-        super().print(*(printable(public(one)) if isinstance(one, str) else one for one in objects), **options)
+        shown = [printable(public(one)) if isinstance(one, str) else one for one in objects]
+        if self.run_id is not None and all(isinstance(one, str) for one in shown):
+            self.event("message", text=" ".join(shown))
+        else:
+            super().print(*shown, **options)
+
+    def event(self, name: str, **values: Any) -> None:
+        """Write one line of a JSON log."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {"time": at, "run_id": self.run_id, "event": name, **values}
+        self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.file.flush()
 
 
 console = _PublicConsole(stderr=True, highlight=False, soft_wrap=True, markup=False)  # data may hold [brackets]
+
+
+def log_as_json(run_id: str) -> None:
+    """Write JSON lines from now on: `time` (UTC), `run_id`, `event`, and the event's own values.
+
+    Events are `message` (`text`), `progress` (`step`, `done`, `failed`, `total`, every 15 seconds) and `done` (counts,
+    metrics by category, output).
+    """
+    console.run_id = run_id
+
 
 DoneAndFailed = Callable[[], tuple[int, int]]
 
@@ -46,7 +71,7 @@ def show_progress(title: str, total: int, counts: DoneAndFailed) -> Iterator[Non
         counts: Returns images done and, among them, failed; called from another thread.
     """
     ended = threading.Event()
-    watch = _watch_on_terminal if console.is_terminal else _watch_in_log
+    watch = _watch_on_terminal if console.is_terminal and console.run_id is None else _watch_in_log
     thread = threading.Thread(target=watch, args=(title, total, counts, ended), daemon=True)
     thread.start()
     try:
@@ -72,7 +97,11 @@ def _watch_on_terminal(title: str, total: int, counts: DoneAndFailed, ended: thr
 def _watch_in_log(title: str, total: int, counts: DoneAndFailed, ended: threading.Event) -> None:
     started_s = time.monotonic()
     while not ended.wait(LOG_INTERVAL_S):
-        console.print(f"{title}: {progress_line(*counts(), total, time.monotonic() - started_s)}")
+        done, failed = counts()
+        if console.run_id is None:
+            console.print(f"{title}: {progress_line(done, failed, total, time.monotonic() - started_s)}")
+        else:
+            console.event("progress", step=title, done=done, failed=failed, total=total)
 
 
 def progress_line(done: int, failed: int, total: int, elapsed_s: float) -> str:
@@ -92,6 +121,12 @@ def summarize(output: str, counts: Counts, labeled: int, metrics: Metrics | None
         metrics: Where there is ground truth.
         label_s: Seconds that labeling took.
     """
+    if console.run_id is not None:
+        found = None if metrics is None else metrics.categories
+        console.event(
+            "done", **vars(counts), labeled=labeled, seconds=round(label_s, 3), metrics=found, output=public(output)
+        )
+        return
     if labeled:
         console.print(f"{labeled} images in {clock(label_s)} ({labeled / label_s:.1f} images/s)")
     console.print(f"{counts.images} rows: {counts.ok} ok with {counts.instances} instances, {counts.failed} failed")

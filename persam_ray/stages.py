@@ -8,6 +8,7 @@ READ rows (16 photos, 1 to 64 MB)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,18 +50,30 @@ Report = Callable[[int, int, Mapping[str, float]], None]
 """Called with images done, images failed among them, and seconds spent by step; for progress display only."""
 
 
+def nowhere(_images: int, _failed: int, _seconds: Mapping[str, float]) -> None:
+    """Report to nobody."""
+
+
 @dataclass(frozen=True)
 class DecodeImages:
     """Bytes to pixels of the model frame; a row that cannot be decoded keeps going with its `error`.
 
     Attributes:
         resize: Makes a photo (h, w, 3) as large as the model takes it.
+        report: Where the seconds go.
     """
 
     resize: Callable[[ByteArray], ByteArray]
+    report: Report = nowhere
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Turn READ rows into PIXELS rows."""
+        started_s = time.perf_counter()
+        decoded = self._decoded(table)
+        self.report(0, 0, {"decode": time.perf_counter() - started_s})
+        return decoded
+
+    def _decoded(self, table: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._decode(row) for row in _rows(table)], schema=PIXELS)
 
     def _decode(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -112,19 +125,23 @@ class WritePredictions:
     Attributes:
         runs: Where to, by name.
         reference_ids: Keys that are not judged: the method has seen their masks.
+        report: Where the seconds go.
     """
 
     runs: Mapping[str, Run]
     reference_ids: frozenset[str] = frozenset()
+    report: Report = nowhere
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Write LABELED rows and return a SUMMARY row for each run; `judged` is null where no row has ground truth."""
+        started_s = time.perf_counter()
         summaries = []
         for name, run in self.runs.items():
             rows = table.filter(pc.equal(table["method"], run.method))
             if len(rows):
                 counts, judged = self._write(rows, run)
                 summaries.append({"run": name, "counts": counts.to_json(), "judged": judged})
+        self.report(0, 0, {"write": time.perf_counter() - started_s})
         return pa.Table.from_pylist(summaries, schema=SUMMARY)
 
     def _write(self, table: pa.Table, run: Run) -> tuple[Counts, bytes | None]:

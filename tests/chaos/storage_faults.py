@@ -10,6 +10,7 @@ everything, the same command, given again if it ended, completes with equal rows
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 import sys
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         port = probe.getsockname()[1]
     server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
     server.start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     holds = []
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, faulty_proxy(port) as proxy:
         upload(draw(Path(folder) / "scenes", options.photos), port)

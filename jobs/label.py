@@ -8,6 +8,7 @@ from persam_ray.command_line import run_job
 from persam_ray.config import LabelConfig
 from persam_ray.datasets import open_dataset
 from persam_ray.demonstration import draw_photos
+from persam_ray.feature_cache import open_cache
 from persam_ray.judging import JudgeOptions
 from persam_ray.progress import summarize, tell_ignored
 from persam_ray.reading import count_images, read_rows
@@ -23,6 +24,7 @@ def label(config: LabelConfig) -> None:
     dataset = open_dataset(config.images, config.format, config.annotations)
     tell_ignored(dataset)
     references = load_references(config)
+    cache = open_cache(config.feature_cache, config.feature_cache_gb)
     output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
     checkpoint_uri = locate(config.sam)
     with cluster.session():
@@ -31,7 +33,7 @@ def label(config: LabelConfig) -> None:
         listed_s = time.perf_counter()
 
         sam = labeling.load_checkpoint(checkpoint_uri)
-        options = labeling.sam_options(plan, config.precision, config.guidance, config.batch_size)
+        options = labeling.sam_options(plan, config.precision, config.guidance, config.batch_size, cache)
         targets, _ = labeling.make_targets(sam, references.by_category, options, config.method, plan)
         prepared_s = time.perf_counter()
 
@@ -47,9 +49,12 @@ def label(config: LabelConfig) -> None:
         "categories": tuple(references.by_category),
         "sam": {"fingerprint": sam.fingerprint},
         "references": references.fingerprints(),
+        "feature_cache": vars(labeled.cache_use) if cache else None,
     }
     seconds = {"list": listed_s - started_s, "prepare": prepared_s - listed_s, **labeled.seconds}
     run_directory.finish(output, config.as_dict(), fingerprints, outcome.counts, metrics, seconds)
+    if cache:
+        labeled.cache_use.tell(cache.uri)
     summarize(output, outcome.counts, metrics, labeled.wall_s)
 
 

@@ -62,6 +62,11 @@ def base_name(uri: str) -> str:
     return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
+def within(uri: str, folder: str) -> bool:
+    """Tell whether a URI is a folder's or lies below it; both absolute."""
+    return f"{uri.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
+
+
 @contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
     """Turn what a filesystem raises into a StorageError of one line that names the URI."""
@@ -176,6 +181,20 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
         relative = [found.removeprefix(root) for found in fs.find(path)]
     kept = (name for name in relative if not _is_hidden(name))
     return sorted(name for name in kept if not suffixes or name.lower().endswith(tuple(suffixes)))
+
+
+def list_sizes(uri: str) -> dict[str, int]:
+    """Return the bytes of all files below a folder or prefix, hidden ones too, by their paths relative to it.
+
+    Raises:
+        StorageError: It cannot be listed.
+    """
+    with storage_errors(uri):
+        fs, path = filesystem(uri)
+        fs.invalidate_cache()
+        root = path.rstrip("/") + "/"
+        found = fs.find(path, detail=True)  # one listing: sizes come with it
+    return {name.removeprefix(root): int(info["size"] or 0) for name, info in found.items()}
 
 
 def remove(uri: str) -> None:

@@ -10,10 +10,9 @@ One object for each photo, 2 MB for ViT-B in bfloat16, 4 MB in float32, 0.6 MB f
 
     <cache>/features-1/3f/3fa9...c2.safetensors   named by the SHA-256 of all that its content follows from
 
-Objects of that size are read at the bandwidth of the network, so packing them would gain little, and cost what makes
-this simple: writers need not know of each other, and any object may be deleted at any time. The pixels are those of the
-model frame, not the photo's file: they are what the encoder sees, whatever decoded and resized them, and to hash 2 MB
-takes 2 ms beside an encoder's second.
+Packing many into one object would save requests, and cost what makes this simple: writers need not know of each other,
+and any object may be deleted at any time. The name follows from the pixels of the model frame, not from the photo's
+file: they are what the encoder sees, whatever decoded and resized them, and to hash 2 MB takes 2 ms.
 
 Suffixes: b images, h w rows and columns, c channels.
 """
@@ -60,7 +59,7 @@ THREADS = 8
 """That read and write at once, in each actor."""
 
 FAILURES_IN_A_ROW = 3
-"""After so many an actor goes on without the cache: each may have taken a minute of waiting and retrying."""
+"""After so many an actor goes on without the cache: each may have waited for its timeouts."""
 
 COUNTED = "cache_"
 """What names of counts begin with, among the seconds that stages report."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from persam_ray import persam_f
 from persam_ray.labeling import _make_targets
 from persam_ray.model_stages import SegmentOptions
 from persam_ray.persam import ReferenceEncoder
@@ -28,6 +29,7 @@ def test_a_photo_of_several_categories_and_references_is_encoded_once(
         return encode(self, resized)
 
     monkeypatch.setattr(Sam, "encode", counting)
+    monkeypatch.setattr(persam_f, "STEPS", 5)
     # Each reference has read its own copy of the photo, as a job's do.
     background = Reference("other", disc_reference.image_hw3.copy(), ~disc_reference.mask_hw)
     top = Reference("top", disc_reference.image_hw3.copy(), disc_reference.mask_hw & (np.mgrid[:90, :120][0] < 45))

@@ -1,5 +1,7 @@
 """Label a bucket: one reference photo and mask per category in, Parquet predictions for every photo out."""
 
+from functools import partial
+
 from persam_ray import labeling
 from persam_ray.checkpoints import locate
 from persam_ray.cluster import WorkerPlan
@@ -7,6 +9,7 @@ from persam_ray.command_line import run_job
 from persam_ray.config import LabelConfig
 from persam_ray.datasets import open_dataset
 from persam_ray.demonstration import draw_photos
+from persam_ray.feature_cache import FeatureCache, open_cache
 from persam_ray.judging import JudgeOptions
 from persam_ray.labeling_run import Model, label_dataset
 from persam_ray.progress import tell_ignored
@@ -20,14 +23,17 @@ def label(config: LabelConfig) -> int:
     dataset = open_dataset(config.images, config.format, config.annotations)
     tell_ignored(dataset)
     references = load_references(config)
-    checkpoint_uri = locate(config.sam)
-    return label_dataset(config, dataset, config.inputs, lambda plan: load(config, references, checkpoint_uri, plan))
+    cache = open_cache(config.feature_cache, config.feature_cache_gb)
+    load = partial(load_sam, config, references, cache, locate(config.sam))
+    return label_dataset(config, dataset, config.inputs, load)
 
 
-def load(config: LabelConfig, references: ReferenceSet, checkpoint_uri: str, plan: WorkerPlan) -> Model:
+def load_sam(
+    config: LabelConfig, references: ReferenceSet, cache: FeatureCache | None, checkpoint_uri: str, plan: WorkerPlan
+) -> Model:
     """Load SAM; the references are encoded when there is something to label."""
     sam = labeling.load_checkpoint(checkpoint_uri)
-    options = labeling.sam_options(plan, config.precision, config.guidance, config.batch_size)
+    options = labeling.sam_options(plan, config.precision, config.guidance, config.batch_size, cache)
 
     def make() -> labeling.Labeler:
         targets, _ = labeling.make_targets(sam, references.by_category, options, config.method, plan)
@@ -43,7 +49,8 @@ def load(config: LabelConfig, references: ReferenceSet, checkpoint_uri: str, pla
         "--precision": config.precision,
     }
     fingerprints |= {"categories": categories}
-    return Model(make, config.method, JudgeOptions(categories), fingerprints, identity, references.image_ids)
+    judge, cache_uri = JudgeOptions(categories), None if cache is None else cache.uri
+    return Model(make, config.method, judge, fingerprints, identity, references.image_ids, cache_uri)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from persam_ray import cluster, run_directory
 from persam_ray.cluster import WorkerPlan
 from persam_ray.command_line import error_line
 from persam_ray.datasets import Dataset
+from persam_ray.feature_cache import COUNTED, CacheUse, FeatureCache
 from persam_ray.images import resize_longest_side, resize_to_fit
 from persam_ray.model_stages import (
     DetectOptions,
@@ -86,7 +87,7 @@ class Labeled:
         outcomes: What each run came to, by its name.
         wall_s: Seconds that the pass took.
         busy_s: Seconds that workers were busy, in sum, by step: `decode` (the reading not counted), `encode`, each
-            method by its name, `write`.
+            method by its name, `write`; beside them what the feature cache counts.
     """
 
     outcomes: Mapping[str, Outcome]
@@ -101,7 +102,13 @@ class Labeled:
     @property
     def seconds(self) -> dict[str, float]:
         """The times by step, for a manifest."""
-        return {"label": self.wall_s, **{f"busy_{step}": spent_s for step, spent_s in self.busy_s.items()}}
+        steps = {step: spent_s for step, spent_s in self.busy_s.items() if not step.startswith(COUNTED)}
+        return {"label": self.wall_s, **{f"busy_{step}": spent_s for step, spent_s in steps.items()}}
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """What came of the feature cache."""
+        return CacheUse.of(self.busy_s)
 
 
 def label_images(
@@ -255,11 +262,16 @@ def _read_sam(uri: str) -> tuple[Checkpoint, tuple[str, int]]:
 
 
 def sam_options(
-    plan: WorkerPlan, precision: Precision, guidance: Guidance, batch_size: int | None = None
+    plan: WorkerPlan,
+    precision: Precision,
+    guidance: Guidance,
+    batch_size: int | None = None,
+    cache: FeatureCache | None = None,
 ) -> SegmentOptions:
     """Combine what the user asked for with what the cluster has."""
     batch_size = batch_size or (8 if plan.device == "cuda" else 1)
-    return SegmentOptions(plan.device, plan.threads, batch_size, precision, guidance)
+    share = cache.share(plan.actors) if cache else None
+    return SegmentOptions(plan.device, plan.threads, batch_size, precision, guidance, share)
 
 
 def make_targets(
@@ -282,7 +294,7 @@ def make_targets(
 def _make_targets(
     checkpoint: Checkpoint, references: Mapping[str, Sequence[Reference]], options: SegmentOptions, method: str
 ) -> tuple[list[Target], float]:
-    from persam_ray.persam import make_target
+    from persam_ray.persam import ReferenceEncoder, make_target
     from persam_ray.persam_f import make_target_f
 
     # Once for the run, so by all of this machine. A fit at full precision: a rounded point on the reference would move
@@ -291,7 +303,8 @@ def _make_targets(
     sam = load_sam(checkpoint, replace(options, precision=precision, threads=len(os.sched_getaffinity(0))))
     started_s = time.perf_counter()
     make = {"persam": make_target, "persam_f": make_target_f}[method]
-    targets = [on_device(make(sam, examples), "cpu") for examples in references.values()]
+    encode = ReferenceEncoder(sam, [example for examples in references.values() for example in examples])
+    targets = [on_device(make(sam, examples, encode), "cpu") for examples in references.values()]
     return targets, time.perf_counter() - started_s
 
 

@@ -41,6 +41,7 @@ class Model:
         fingerprints: Of the weights and the references, for the manifest.
         identity: What else decides the predictions, by the option's name.
         reference_ids: Images whose masks the model has seen.
+        cache_uri: Of its feature cache, if it has one.
     """
 
     make: Callable[[], Labeler]
@@ -49,6 +50,7 @@ class Model:
     fingerprints: Mapping[str, Any]
     identity: Mapping[str, Any]
     reference_ids: frozenset[str] = frozenset()
+    cache_uri: str | None = None
 
 
 def label_dataset(
@@ -91,8 +93,11 @@ def label_dataset(
         lease.check()
         seconds = {"load": loaded_s - started_s, "list": listed_s - loaded_s, "prepare": prepare_s, **labeled.seconds}
         history[-1] |= ledger.as_dict()
-        facts = (config.as_dict(), model.fingerprints, outcome.counts, metrics, seconds, history)
+        fingerprints = {**model.fingerprints, "feature_cache": vars(labeled.cache_use) if model.cache_uri else None}
+        facts = (config.as_dict(), fingerprints, outcome.counts, metrics, seconds, history)
         run_directory.finish(output, *facts)
+    if model.cache_uri:
+        labeled.cache_use.tell(model.cache_uri)
     summarize(output, outcome.counts, ledger.left, metrics, labeled.wall_s)
     return COMPLETE_WITH_FAILURES if outcome.counts.failed else 0
 

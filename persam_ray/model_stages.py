@@ -1,7 +1,7 @@
 """The stages that hold a model: PIXELS rows in, LABELED rows out, one for each photo and method; no ray here.
 
 A photo's pixels end here; a few KB of run-length strings go on. One SAM serves several methods and categories: it
-encodes each photo once.
+encodes each photo once, or finds its features in a cache.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from persam_ray.feature_cache import CachedEncoder, FeatureCache
 from persam_ray.host_memory import keep_freed_memory
 from persam_ray.schema import Prediction
 from persam_ray.stages import LABELED, Report
@@ -44,6 +46,7 @@ class SegmentOptions:
             image's result does not depend on its neighbours, to the last bit.
         precision: Of the encoder.
         guidance: Of PerSAM's attention.
+        cache: Where encoded photos are kept, and how much an actor may add; None for nowhere.
     """
 
     device: str
@@ -51,6 +54,7 @@ class SegmentOptions:
     batch_size: int
     precision: Precision
     guidance: Guidance
+    cache: FeatureCache | None = None
 
 
 class SegmentStage(Protocol):
@@ -83,6 +87,9 @@ class SegmentWithPersam:
         self._targets = {
             method: [on_device(target, self._sam.device) for target in own] for method, own in targets.items()
         }
+        self._cached: CachedEncoder | None = None
+        if options.cache is not None:
+            self._cached = CachedEncoder(self._sam, checkpoint.fingerprint, options.cache)
         self._options = options
         self._report = report
 
@@ -90,15 +97,30 @@ class SegmentWithPersam:
         """Turn PIXELS rows into LABELED rows, in the same order within each method."""
         failed, usable = _split(table, self._report)
         rows = {method: dict(failed) for method in self._targets}
-        for start in range(0, len(usable), self._options.batch_size):
-            batch = usable[start : start + self._options.batch_size]
-            for method, labeled in self._label(batch, [_pixels(table, photo.index) for photo in batch]):
+        for batch, encode in self._encoders(usable, [_pixels(table, photo.index) for photo in usable]):
+            for method, labeled in self._label(batch, encode):
                 rows[method] |= zip((photo.index for photo in batch), labeled, strict=True)
         return _labeled(table, rows)
 
-    def _label(self, photos: Sequence[_Photo], pixels: Sequence[ByteArray]) -> Iterator[tuple[str, list[_Row]]]:
+    def _encoders(
+        self, photos: Sequence[_Photo], pixels: Sequence[ByteArray]
+    ) -> Iterator[tuple[Sequence[_Photo], Callable[[], torch.Tensor]]]:
+        """Yield each batch and what returns its features; behind the last one the cache has all that is new."""
+        size = self._options.batch_size
+        batches = [slice(start, start + size) for start in range(0, len(photos), size)]
+        if self._cached is None:
+            yield from ((photos[batch], partial(self._sam.encode, pixels[batch])) for batch in batches)
+            return
+        asked = self._cached.ask(pixels)
+        for batch in batches:
+            yield photos[batch], partial(self._cached.encode, pixels[batch], asked[batch])
         started_s = time.perf_counter()
-        features_bchw = self._sam.encode(pixels)
+        counts = self._cached.settle()
+        self._report(0, 0, counts | {"encode": time.perf_counter() - started_s})
+
+    def _label(self, photos: Sequence[_Photo], encode: Callable[[], torch.Tensor]) -> Iterator[tuple[str, list[_Row]]]:
+        started_s = time.perf_counter()
+        features_bchw = encode()
         if self._sam.device.type == "cuda" and len(self._targets) > 1:
             self._wait()  # else the first method's clock would run while the encoder works
         seconds = {"encode": time.perf_counter() - started_s}

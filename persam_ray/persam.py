@@ -8,7 +8,9 @@ Suffixes: b images, p targets, n prompts (the targets of the first image, of the
 channels, k candidates.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,14 +45,50 @@ class RawMask:
 # --- 1. the target ---------------------------------------------------------------------------------------------------
 
 
+class ReferenceEncoder:
+    """Encodes reference photos: once each, though several references, of several categories, may show the same photo.
+
+    Args:
+        sam: The model.
+        references: All that will be asked for, each once; features are let go of with a photo's last reference.
+    """
+
+    def __init__(self, sam: Sam, references: Iterable[Reference]) -> None:
+        self._sam = sam
+        self._left = Counter(_photo_digest(reference) for reference in references)
+        self._kept: dict[bytes, Tensor] = {}
+
+    def __call__(self, reference: Reference) -> Tensor:
+        """Return the features (1, c, h, w) of a reference's photo."""
+        photo = _photo_digest(reference)
+        features_1chw = self._kept.pop(photo, None)
+        if features_1chw is None:
+            features_1chw = self._sam.encode([resize_longest_side(reference.image_hw3, self._sam.image_size_px)])
+        self._left[photo] -= 1
+        if self._left[photo] > 0:
+            self._kept[photo] = features_1chw
+        return features_1chw
+
+
+def _photo_digest(reference: Reference) -> bytes:
+    """Tell photos apart by content: each reference has read its own."""
+    shape = np.array(reference.image_hw3.shape, dtype=np.int64)
+    return hashlib.sha256(shape.tobytes() + reference.image_hw3.tobytes()).digest()
+
+
 @torch.inference_mode()
-def target_features(sam: Sam, reference: Reference) -> tuple[Tensor, Tensor]:
+def target_features(sam: Sam, reference: Reference, encode: ReferenceEncoder | None = None) -> tuple[Tensor, Tensor]:
     """Encode a reference.
+
+    Args:
+        sam: The model.
+        reference: What to encode.
+        encode: Shares encodings with other references.
 
     Returns:
         The features (1, c, h, w) of the whole photo and those of the cells on the target (cells, c).
     """
-    features_1chw = sam.encode([resize_longest_side(reference.image_hw3, sam.image_size_px)])
+    features_1chw = (encode or ReferenceEncoder(sam, [reference]))(reference)
     cells_hw = target_cells(sam, reference.mask_hw).to(sam.device)
     return features_1chw, features_1chw[0].permute(1, 2, 0)[cells_hw]
 
@@ -78,9 +116,16 @@ def _most_covered_cell(sam: Sam, mask_hw: BoolArray) -> Tensor:
     return only_hw
 
 
-def make_target(sam: Sam, references: Sequence[Reference]) -> Target:
-    """Describe a category by the cells of all its references, pooled: their mean, and that mean at unit norm."""
-    cells_nc = torch.cat([target_features(sam, reference)[1] for reference in references])
+def make_target(sam: Sam, references: Sequence[Reference], encode: ReferenceEncoder | None = None) -> Target:
+    """Describe a category by the cells of all its references, pooled: their mean, and that mean at unit norm.
+
+    Args:
+        sam: The model.
+        references: Of one category.
+        encode: Shares encodings with other categories.
+    """
+    encode = encode or ReferenceEncoder(sam, references)
+    cells_nc = torch.cat([target_features(sam, reference, encode)[1] for reference in references])
     embedding_c = cells_nc.mean(dim=0)
     return Target(references[0].category, F.normalize(embedding_c, dim=0), embedding_c)
 

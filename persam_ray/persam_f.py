@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from persam_ray.persam import (
     RawMask,
+    ReferenceEncoder,
     by_image,
     decode_in_box,
     locate,
@@ -39,14 +40,16 @@ FIT_PIXELS = 2**19
 holds little more than one value: the weights move by less than 1e-3 (measured in tests), and a fit stays under 2 s."""
 
 
-def make_target_f(sam: Sam, references: Sequence[Reference]) -> Target:
+def make_target_f(sam: Sam, references: Sequence[Reference], encode: ReferenceEncoder | None = None) -> Target:
     """Describe a category by mean / 2 + max / 2 of the target cells, and fit the three mask weights.
 
     Args:
         sam: The model.
         references: Of one category: their target cells are pooled, and the fit's loss is the mean over them.
+        encode: Shares encodings with other categories.
     """
-    encoded = [target_features(sam, reference) for reference in references]
+    encode = encode or ReferenceEncoder(sam, references)
+    encoded = [target_features(sam, reference, encode) for reference in references]
     cells_nc = torch.cat([cells for _, cells in encoded])
     blend_c = cells_nc.mean(dim=0) / 2 + cells_nc.amax(dim=0) / 2
     target = Target(references[0].category, F.normalize(blend_c, dim=0), cells_nc.mean(dim=0))

@@ -26,12 +26,13 @@ LOG_INTERVAL_S = 15.0
 LOG_WIDTH = 160
 
 
-class _PublicConsole(Console):
+class PublicConsole(Console):
     """A console that shows no secrets, and each text in one line: file names and ids may hold anything."""
 
     run_id: str | None = None  # of the run whose log is JSON
 
     def print(self, *objects: Any, **options: Any) -> None:
+        """Print, or write a message of a JSON log."""
         shown = [printable(public(one)) if isinstance(one, str) else one for one in objects]
         if self.run_id is not None and all(isinstance(one, str) for one in shown):
             self.event("message", text=" ".join(shown))
@@ -46,7 +47,7 @@ class _PublicConsole(Console):
         self.file.flush()
 
 
-console = _PublicConsole(stderr=True, highlight=False, soft_wrap=True, markup=False)  # data may hold [brackets]
+console = PublicConsole(stderr=True, highlight=False, soft_wrap=True, markup=False)  # data may hold [brackets]
 
 
 def log_as_json(run_id: str) -> None:

@@ -39,6 +39,11 @@ class Sam:
             in convolutional encoders, with which masks then agree to 0.92 with those of float32, and to 0.98 without
             (`benchmarks/precision.py`).
 
+    Attributes:
+        image_size_px: Side of the square input.
+        device: Where the modules are.
+        encoder_dtype: What the encoder computes in: its features are float32 tensors of that type's values.
+
     Raises:
         CheckpointError: The checkpoint is of no known layout.
     """
@@ -51,12 +56,12 @@ class Sam:
         self.image_size_px = modules.image_size_px
         self._dtype = compute_dtype(precision, self.device)
         self._image_encoder = modules.image_encoder.to(self.device)
-        self._encoder_dtype = self._dtype
+        self.encoder_dtype = self._dtype
         if self._dtype != torch.float32 and isinstance(self._image_encoder, ImageEncoderViT):
             self._image_encoder = FoldedViT(self._image_encoder.to(self._dtype))
         elif self._dtype != torch.float32:
-            self._encoder_dtype = torch.float32 if precision == "auto" else self._dtype
-            self._image_encoder = fold_batch_norms(self._image_encoder).to(self._encoder_dtype)
+            self.encoder_dtype = torch.float32 if precision == "auto" else self._dtype
+            self._image_encoder = fold_batch_norms(self._image_encoder).to(self.encoder_dtype)
         self._prompt_encoder = modules.prompt_encoder.to(self.device)
         self._mask_decoder = modules.mask_decoder.to(self.device)
         self._position_1chw = self._prompt_encoder.get_dense_pe()
@@ -72,6 +77,14 @@ class Sam:
         """Rows and columns of the feature grid."""
         height, width = self._position_1chw.shape[-2:]
         return height, width
+
+    @property
+    def encoding(self) -> str:
+        """What features follow from beside weights and pixels: where they are computed and in which types.
+
+        The second type is that of the other modules: where it is not float32, the encoder is a folded one.
+        """
+        return f"{self.device.type} {self.encoder_dtype} {self._dtype}"
 
     def frame(self, original_hw: tuple[int, int]) -> Frame:
         """Return where an image of that size lies in the model's input."""
@@ -94,7 +107,7 @@ class Sam:
         Returns:
             Features (b, c, h, w), float32.
         """
-        batch = torch.stack([self.normalize(image_hw3) for image_hw3 in resized]).to(self._encoder_dtype)
+        batch = torch.stack([self.normalize(image_hw3) for image_hw3 in resized]).to(self.encoder_dtype)
         features: Tensor = self._image_encoder(batch)
         return features.float()
 

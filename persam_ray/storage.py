@@ -67,6 +67,11 @@ def base_name(uri: str) -> str:
     return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
+def within(uri: str, folder: str) -> bool:
+    """Tell whether a URI is a folder's or lies below it; both absolute."""
+    return f"{uri.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
+
+
 @contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
     """Turn what a filesystem raises into a StorageError of one line that names the URI."""
@@ -210,6 +215,20 @@ def list_versions(uri: str) -> dict[str, str]:
 def _version(info: Mapping[str, Any]) -> str:
     mark = next((str(info[name]) for name in VERSION_MARKS if info.get(name)), "")
     return f"{info.get('size')}-{mark.strip(chr(34))}" if mark else ""
+
+
+def list_sizes(uri: str) -> dict[str, int]:
+    """Return the bytes of all files below a folder or prefix, hidden ones too, by their paths relative to it.
+
+    Raises:
+        StorageError: It cannot be listed.
+    """
+    with storage_errors(uri):
+        fs, path = filesystem(uri)
+        fs.invalidate_cache()
+        root = path.rstrip("/") + "/"
+        found = fs.find(path, detail=True)  # one listing: sizes come with it
+    return {name.removeprefix(root): int(info["size"] or 0) for name, info in found.items()}
 
 
 def remove(uri: str) -> None:

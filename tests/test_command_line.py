@@ -97,12 +97,27 @@ def test_a_reference_of_another_form_is_refused(pair: str, capsys: pytest.Captur
         (["--references", "r"], "--references needs at least one --category"),
         ([*PAIR, "--images", ""], "--images must not be empty"),
         ([*PAIR, "--output", ""], "--output must not be empty"),
+        ([*PAIR, "--feature-cache", ""], "--feature-cache must not be empty"),
+        (
+            [*PAIR, "--feature-cache", "c", "--feature-cache-gb", "-1"],
+            "--feature-cache-gb must be between 0 and 1000000, but is -1",
+        ),
+        ([*PAIR, "--feature-cache", "photos/c"], "--feature-cache photos/c: must not lie within"),
+        ([*PAIR, "--feature-cache", "."], "/photos, nor the other way round"),
+        ([*PAIR, "--feature-cache", "out"], "/out, nor the other way round"),
+        ([*PAIR, "--feature-cache", "a.jpg"], "/a.jpg, nor the other way round"),
     ],
 )
 def test_a_wrong_option_is_named_with_what_is_allowed(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in refused([*PLACES, *arguments], capsys)
+
+
+def test_the_feature_cache_is_among_what_the_job_reads() -> None:
+    config = parse(LabelConfig, [*PLACES, *PAIR, "--feature-cache", "s3://bucket/features"])
+    assert config.inputs == ("photos", "a.jpg", "b.png", "s3://bucket/features")
+    assert config.feature_cache_gb == 50.0
 
 
 def test_missing_places_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ METHOD_LAYER = frozenset(
 CLUSTER_LAYER = frozenset(
     {
         "annotations", "benchmark", "benchmark_report", "checkpoints", "cluster", "command_line", "config",
-        "contenders",
+        "contenders", "feature_cache",
         "datasets", "detector_config", "examples", "gallery", "judging", "labeling", "labeling_run", "lease",
         "ledger", "model_stages", "parts", "progress",
         "reading", "references", "report", "run_directory", "schema", "shards", "split", "stages", "storage",
@@ -30,7 +30,7 @@ WITHOUT_RAY = frozenset(
     {
         "judging", "stages", "model_stages", "parts", "lease", "examples", "gallery", "report",
         "benchmark_report", "shards", "datasets",
-        "storage", "schema",
+        "feature_cache", "storage", "schema",
     }
 )  # fmt: skip
 NOT_IN_THE_METHOD_LAYER = frozenset({"ray", "pyarrow", "fsspec", "s3fs", "boto3", "botocore"})

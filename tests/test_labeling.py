@@ -1,13 +1,57 @@
 """What the labeling jobs prepare; what they do with it is tested on a cluster."""
 
+import weakref
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
+from persam_ray import persam_f
 from persam_ray.labeling import CALLS_PER_ACTOR, ROWS_PER_CALL, _make_targets, _rows_per_call
 from persam_ray.model_stages import SegmentOptions
+from persam_ray.persam import ReferenceEncoder
 from persam_ray.persam_f import make_target_f
 from persam_ray.sam import Sam
 from persam_ray.types import Checkpoint, Reference
+from tests.conftest import disc, scene
+
+
+@pytest.mark.parametrize("method", ["persam", "persam_f"])
+def test_a_photo_of_several_categories_and_references_is_encoded_once(
+    method: str, small_checkpoint: Checkpoint, disc_reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = Sam.encode
+
+    def counting(self: Sam, resized: Any) -> Any:
+        encoded.append(len(resized))
+        return encode(self, resized)
+
+    monkeypatch.setattr(Sam, "encode", counting)
+    monkeypatch.setattr(persam_f, "STEPS", 5)
+    # Each reference has read its own copy of the photo, as a job's do.
+    background = Reference("other", disc_reference.image_hw3.copy(), ~disc_reference.mask_hw)
+    top = Reference("top", disc_reference.image_hw3.copy(), disc_reference.mask_hw & (np.mgrid[:90, :120][0] < 45))
+    again = Reference("other", scene(128, 90, seed=3), disc(128, 90))
+    references = {"disc": [disc_reference], "other": [background, again], "top": [top, background]}
+    options = SegmentOptions("cpu", 1, 1, "float32", "aligned")
+    shared, _ = _make_targets(small_checkpoint, references, options, method)
+    assert encoded == [1, 1]
+    alone = [_make_targets(small_checkpoint, {name: own}, options, method)[0][0] for name, own in references.items()]
+    for one, other in zip(shared, alone, strict=True):
+        assert torch.equal(one.feature_c, other.feature_c)
+        assert torch.equal(one.embedding_c, other.embedding_c)
+
+
+def test_features_of_a_reference_photo_are_let_go_of_with_its_last_reference(
+    small_sam: Sam, disc_reference: Reference
+) -> None:
+    encode = ReferenceEncoder(small_sam, [disc_reference, disc_reference])
+    first = weakref.ref(encode(disc_reference))
+    assert first() is not None
+    encode(disc_reference)
+    assert first() is None
 
 
 def test_mask_weights_are_fitted_in_float32_whatever_the_precision_of_labeling(

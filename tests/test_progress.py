@@ -1,12 +1,13 @@
 import io
+import json
 import threading
 import time
 
 import pytest
-from rich.console import Console
 
 from persam_ray import progress
-from persam_ray.progress import clock, progress_line, show_progress
+from persam_ray.parts import Counts
+from persam_ray.progress import PublicConsole, clock, progress_line, show_progress
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def job() -> Job:
 
 def screen(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool) -> io.StringIO:
     written = io.StringIO()
-    console = Console(file=written, force_terminal=is_terminal, width=150, highlight=False)
+    console = PublicConsole(file=written, force_terminal=is_terminal, width=150, highlight=False)
     monkeypatch.setattr(progress, "console", console)
     monkeypatch.setattr(progress, "TERMINAL_INTERVAL_S", 0.01)
     monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.02)
@@ -106,3 +107,21 @@ def test_a_job_that_fails_is_not_held_up_and_its_error_passes(
         fail_after(0.1)
     assert job.watcher is not None
     assert not job.watcher.is_alive()
+
+
+def test_a_json_log_has_a_line_for_each_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "console", PublicConsole(file=written, force_terminal=True))
+    monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.05)
+    progress.log_as_json("20261123T000000-abcdef")
+    progress.console.print("joining s3://me:secret@host/a?sig=1")
+    with show_progress("labeling", 7, lambda: (3, 1)):
+        time.sleep(0.2)
+    progress.summarize("s3://bucket/out", Counts(7, 6, 1, 9, {"damaged": 1}), 5, None, 2.0)
+    events = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert {event["run_id"] for event in events} == {"20261123T000000-abcdef"}
+    assert [event["event"] for event in events] == ["message", *["progress"] * (len(events) - 2), "done"]
+    assert "secret" not in written.getvalue()
+    kept = {name: events[1][name] for name in ("step", "done", "failed", "total")}
+    assert kept == {"step": "labeling", "done": 3, "failed": 1, "total": 7}
+    assert (events[-1]["images"], events[-1]["reasons"], events[-1]["labeled"]) == (7, {"damaged": 1}, 5)

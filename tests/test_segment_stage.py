@@ -1,18 +1,22 @@
 """The stage that holds SAM: each photo is encoded once, failed rows pass through, order is kept."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from persam_ray.checkpoints import locate, read_checkpoint
+from persam_ray.feature_cache import HITS, MISSES, FeatureCache
 from persam_ray.images import resize_longest_side
 from persam_ray.masks import decode_rle
 from persam_ray.model_stages import SegmentOptions, SegmentWithPersam
 from persam_ray.persam import make_target
 from persam_ray.persam_f import make_target_f
+from persam_ray.precision import Precision
 from persam_ray.sam import Sam
 from persam_ray.stages import PIXELS, DecodeImages
 from persam_ray.types import Checkpoint, Reference, Target
@@ -40,9 +44,14 @@ def pixels(*names: str, image_size_px: int = 128) -> pa.Table:
     return DecodeImages(partial(resize_longest_side, image_size_px=image_size_px))(pa.Table.from_pylist(rows))
 
 
-def stage(checkpoint: Checkpoint, targets: list[Target], reported: Reported | None = None) -> SegmentWithPersam:
+def stage(
+    checkpoint: Checkpoint,
+    targets: list[Target],
+    reported: Reported | None = None,
+    options: SegmentOptions = OPTIONS,
+) -> SegmentWithPersam:
     calls: Reported = [] if reported is None else reported
-    return SegmentWithPersam(lambda: (checkpoint, {"persam": targets}), OPTIONS, lambda *numbers: calls.append(numbers))
+    return SegmentWithPersam(lambda: (checkpoint, {"persam": targets}), options, lambda *numbers: calls.append(numbers))
 
 
 def test_two_categories_encode_each_photo_once(
@@ -78,6 +87,27 @@ def test_two_categories_give_what_each_gives_alone(make: MakeTarget, disc_refere
             assert (first & second).sum() > 0.99 * (first | second).sum()
             assert kept["category"] == expected["category"] == target.category
             assert kept["score"] == pytest.approx(expected["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize(("batch_size", "precision"), [(1, "float32"), (2, "bfloat16")])
+def test_cached_features_give_the_same_rows_to_the_bit_and_no_photo_is_encoded(
+    batch_size: int,
+    precision: Precision,
+    small_checkpoint: Checkpoint,
+    targets: list[Target],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = pixels("a", "b", "bad", "c")
+    plain = replace(OPTIONS, precision=precision, batch_size=batch_size)
+    caching = replace(plain, cache=FeatureCache(str(tmp_path), 10**9))
+    expected = stage(small_checkpoint, targets, options=plain)(table)
+    reported: Reported = []
+    assert stage(small_checkpoint, targets, reported, caching)(table).equals(expected)
+    monkeypatch.setattr(Sam, "encode", None)
+    assert stage(small_checkpoint, targets, reported, caching)(table).equals(expected)
+    counts = [{name: sums[name] for name in (HITS, MISSES)} for _, _, sums in reported if HITS in sums]
+    assert counts == [{HITS: 0, MISSES: 3}, {HITS: 3, MISSES: 0}]
 
 
 def test_a_failed_row_passes_through_in_its_place(small_checkpoint: Checkpoint, targets: list[Target]) -> None:

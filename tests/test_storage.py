@@ -18,10 +18,12 @@ from persam_ray.storage import (
     filesystem,
     join,
     list_files,
+    list_sizes,
     read_bytes,
     read_json,
     read_many,
     remove,
+    within,
     write_bytes,
     write_json,
 )
@@ -127,6 +129,20 @@ def test_suffixes_are_compared_in_lower_case(tmp_path: Path) -> None:
     for name in ("a.JPG", "b.jpg", "c.txt", "jpg"):
         (tmp_path / name).write_bytes(b"")
     assert list_files(str(tmp_path), (".jpg",)) == ["a.JPG", "b.jpg"]
+
+
+def test_sizes_are_of_all_files_hidden_ones_too(tmp_path: Path) -> None:
+    for name, size in (("a/b.bin", 3), (".hidden", 2), ("empty", 0)):
+        write_bytes(str(tmp_path / name), b"x" * size)
+    assert list_sizes(str(tmp_path)) == {"a/b.bin": 3, ".hidden": 2, "empty": 0}
+    assert list_sizes(str(tmp_path / "nowhere")) == {}
+
+
+def test_a_folder_is_within_itself_and_not_within_one_of_a_longer_name() -> None:
+    assert within("/a/b", "/a")
+    assert within("s3://bucket/a/", "s3://bucket/a")
+    assert not within("/ab", "/a")
+    assert not within("/a", "/a/b")
 
 
 def test_links_to_files_are_files_and_dangling_ones_are_listed(tmp_path: Path) -> None:

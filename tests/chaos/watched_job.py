@@ -71,7 +71,7 @@ def label_job(options: list[str], environment: Mapping[str, str] | None = None) 
     mark = uuid.uuid4().hex
     command = [sys.executable, str(ROOT / "jobs" / "label.py"), *options]
     bar = {"FORCE_COLOR": "1"}  # not a line every 15 seconds
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
         everything = {**os.environ, **bar, MARK: mark, **(environment or {})}
         process = subprocess.Popen(command, cwd=ROOT, env=everything, stderr=said)
         try:

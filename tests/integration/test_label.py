@@ -33,12 +33,14 @@ def labeled(photos: Path, job: Job, sam_file: str, reference: str, tmp_path_fact
     finished = job(
         "label", "--images", str(photos), "--output", str(output), "--sam", sam_file,
         "--reference", f"disc={reference}", "--reference", f"other={reference}",
+        "--feature-cache", str(output.parent / "features"),
     )  # fmt: skip
     assert finished.status == 0, finished.stderr
     assert finished.left_behind == []
     assert "Traceback" not in finished.stderr
     assert f"{PHOTOS} images in" in finished.stderr
     assert "0 failed" in finished.stderr
+    assert f"features: 0 photos found, {PHOTOS} encoded\n" in finished.stderr
     return output
 
 
@@ -97,6 +99,23 @@ def test_two_categories_in_one_run_find_what_two_runs_find(
         (kept,) = (found for found in both[image_id]["instances"] if found["category"] == "other")
         # Its mask may differ: with seeded weights the order of a sum decides on it (test_segment_stage has real ones).
         assert kept["similarity"] == pytest.approx(row["instances"][0]["similarity"], abs=1e-5)
+
+
+def test_a_second_run_finds_all_features_and_the_same_instances(
+    labeled: Path, photos: Path, job: Job, sam_file: str, reference: str, tmp_path: Path
+) -> None:
+    again = job(
+        "label", "--images", str(photos), "--output", str(tmp_path / "again"), "--sam", sam_file,
+        "--reference", f"disc={reference}", "--reference", f"other={reference}",
+        "--feature-cache", str(labeled.parent / "features"),
+    )  # fmt: skip
+    assert again.status == 0, again.stderr
+    assert f"features: {PHOTOS} photos found, 0 encoded\n" in again.stderr
+    used = {"hits": PHOTOS, "misses": 0, "not_kept": 0, "failure": None}
+    assert manifest_of(tmp_path / "again")["feature_cache"] == used
+    assert manifest_of(labeled)["feature_cache"] == used | {"hits": 0, "misses": PHOTOS}
+    assert not [step for step in manifest_of(labeled)["seconds"] if "cache" in step]
+    assert rows_of(tmp_path / "again") == rows_of(labeled)
 
 
 def test_a_run_with_other_references_is_refused_and_nothing_touched(

@@ -20,7 +20,7 @@ from persam_ray.config import LabelingConfig
 from persam_ray.datasets import Dataset
 from persam_ray.judging import JudgeOptions
 from persam_ray.labeling import Labeled, Labeler
-from persam_ray.ledger import Ledger, take_stock
+from persam_ray.ledger import Ledger, rows_written, take_stock
 from persam_ray.progress import console, log_as_json, summarize
 from persam_ray.public_text import public
 from persam_ray.reading import read_rows
@@ -88,6 +88,7 @@ def label_dataset(
         prepare_s = time.perf_counter() - listed_s - labeled.wall_s
         outcome = ledger.outcome + labeled.outcomes[""]
         run_directory.check_complete(outcome.counts, ledger.images + ledger.removed)
+        run_directory.check_written(outcome.counts, rows_written(output, plan))
         metrics = outcome.metrics()
         labeling.write_sheet(dataset, run, outcome, metrics, plan)
         lease.check()

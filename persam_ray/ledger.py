@@ -21,7 +21,7 @@ import ray
 
 from persam_ray.cluster import WorkerPlan
 from persam_ray.datasets import Dataset, check_keys, listed_keys
-from persam_ray.parts import PREDICTIONS_FOLDER, Counts, Part, drop_rows, read_parts
+from persam_ray.parts import PREDICTIONS_FOLDER, Counts, Part, count_rows, drop_rows, read_parts
 from persam_ray.reading import SCAN_TASKS, count_images
 from persam_ray.run_directory import Outcome
 from persam_ray.storage import exists, join, list_files
@@ -86,8 +86,7 @@ def take_stock(dataset: Dataset, output: str, plan: WorkerPlan) -> Ledger:
         DatasetError: Two photos have one key.
         StorageError: A part or a shard cannot be read.
     """
-    folder = join(output, PREDICTIONS_FOLDER)
-    names = list_files(folder, [".parquet"]) if exists(folder) else []
+    names = _parts(output)
     if not names:
         images = count_images(dataset, plan)
         return Ledger(images, images, 0, 0, dataset, None, Outcome(Counts(), ()))
@@ -103,6 +102,17 @@ def take_stock(dataset: Dataset, output: str, plan: WorkerPlan) -> Ledger:
     open_dataset = replace(dataset, shards=tuple(dataset.shards[index] for index in verdict.open_shards))
     images = outcome.counts.images - verdict.removed + verdict.left
     return Ledger(images, verdict.left, verdict.changed, verdict.removed, open_dataset, done, outcome)
+
+
+def rows_written(output: str, plan: WorkerPlan) -> int:
+    """Return how many rows the files of a run hold."""
+    count = ray.remote(num_cpus=plan.task_cpus)(count_rows)
+    return sum(ray.get([count.remote(output, group) for group in _groups(_parts(output))]))
+
+
+def _parts(output: str) -> list[str]:
+    folder = join(output, PREDICTIONS_FOLDER)
+    return list_files(folder, [".parquet"]) if exists(folder) else []
 
 
 def _groups(items: Sequence[Any]) -> list[Sequence[Any]]:

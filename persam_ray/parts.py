@@ -169,6 +169,16 @@ def read_parts(run: str, names: Sequence[str]) -> list[Part]:
     return [read_part(run, name) for name in names]
 
 
+def count_rows(run: str, names: Sequence[str]) -> int:
+    """Return the number of rows in some parts; only the ends of the files are read."""
+    total = 0
+    for name in names:
+        uri = join(run, PREDICTIONS_FOLDER, name)
+        with storage_errors(uri), open_parquet(uri) as file:
+            total += file.metadata.num_rows
+    return total
+
+
 def drop_rows(run: str, name: str, keys: npt.NDArray[np.uint64] | None) -> Counts:
     """Take rows out of a part that has no ground truth; what is left becomes a part of its own, then the old one goes.
 

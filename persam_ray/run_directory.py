@@ -174,6 +174,15 @@ def check_complete(counts: Counts, images: int) -> None:
         raise OutputError(f"{images} images were listed, but {counts.images} rows written: the input changed meanwhile")
 
 
+def check_written(counts: Counts, rows: int) -> None:
+    """Raise OutputError unless the files hold just the rows that were counted."""
+    if counts.images != rows:
+        raise OutputError(
+            f"{counts.images} rows were counted, but the files hold {rows}: another job has written here; the same "
+            "command again puts it in order"
+        )
+
+
 def finish(
     output: str,
     config: Mapping[str, Any],

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from persam_ray.evaluation import image_key
-from persam_ray.parts import Counts, drop_rows, part_name, read_part, reason, version_key, write_part
+from persam_ray.parts import Counts, count_rows, drop_rows, part_name, read_part, reason, version_key, write_part
+from persam_ray.run_directory import OutputError, check_written
 from persam_ray.schema import PREDICTIONS, Prediction
 from persam_ray.storage import StorageError
 
@@ -43,6 +44,16 @@ def test_dropped_rows_leave_a_part_of_the_others(tmp_path: Path) -> None:
     (path,) = (tmp_path / "predictions").iterdir()
     assert path.name == part_name(table("a", "c"))
     assert pq.read_table(path)["image_id"].to_pylist() == ["a", "c"]
+
+
+def test_rows_are_counted_by_the_files_ends(tmp_path: Path) -> None:
+    for rows in (table("a", "b"), table("c")):
+        write_part(str(tmp_path), rows, None)
+    names = [path.name for path in (tmp_path / "predictions").iterdir()]
+    assert count_rows(str(tmp_path), names) == 3
+    with pytest.raises(OutputError, match="4 rows were counted, but the files hold 3: another job has written here"):
+        check_written(Counts(4, 4), 3)
+    check_written(Counts(3, 3), 3)
 
 
 def test_a_part_that_loses_all_rows_goes_with_its_matches(tmp_path: Path) -> None:

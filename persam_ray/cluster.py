@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ def _quiet_ray_data() -> None:
     context.print_on_execution_start = False
     context.target_max_block_size = BLOCK_BYTES
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and said once, by us
+    warnings.filterwarnings("ignore", "The minimum number of concurrent actors")  # of a few photos, one has all
 
 
 def cause_of(error: BaseException) -> BaseException:

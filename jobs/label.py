@@ -43,7 +43,9 @@ def load_sam(
     fingerprints = {"sam": {"fingerprint": sam.fingerprint}, "references": references.fingerprints()}
     identity = {
         "--sam": sam.fingerprint,
+        "categories": categories,
         "references": fingerprints["references"],
+        "--reference-ids": sorted(references.image_ids),
         "--method": config.method,
         "--guidance": config.guidance,
         "--precision": config.precision,

@@ -140,7 +140,8 @@ def _deepfashion(uri: str, names: Mapping[str, str]) -> Dataset:
             key = name.removeprefix("images/")
             segm = f"segm/{key[: key.rfind('.')]}_segm.png"
             truth = join(uri, segm) if segm in maps else None
-            files.append(ImageFile(_key(key), join(uri, name), truth, names[name]))
+            version = f"{names[name]} {names[segm]}" if segm in maps else names[name]
+            files.append(ImageFile(_key(key), join(uri, name), truth, version))
     return _of_files(uri, "deepfashion", files)
 
 

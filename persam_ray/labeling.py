@@ -118,7 +118,7 @@ def label_images(
     runs: Mapping[str, Run],
     plan: WorkerPlan,
     reference_ids: frozenset[str] = frozenset(),
-    max_failed_fraction: float = 1.0,
+    watch: Callable[[Counts], None] = lambda _counts: None,
 ) -> Labeled:
     """Label all images, writing each run's directory but for its metrics and manifest.
 
@@ -129,10 +129,9 @@ def label_images(
         runs: What is written, by name; several may take one method's rows.
         plan: How to share out the cluster.
         reference_ids: Images whose masks the model has seen: they are labeled, but not judged.
-        max_failed_fraction: Stop when more of the images fail; judged from the JUDGED_FROMth on.
+        watch: Called with what each run has come to, as its files are written; what it raises ends the pass.
 
     Raises:
-        TooManyFailuresError: More than that failed.
         OutputError: Fewer or more rows came out of a run than images went in.
     """
     started_s = time.perf_counter()
@@ -141,7 +140,7 @@ def label_images(
     decode, write = DecodeImages(labeler.resize, report), WritePredictions(runs, reference_ids, report)
     with show_progress("labeling", images, lambda: cluster.read_counter(counter)[:2]):
         summaries = _chain(rows, images, decode, labeler, write, plan, report)
-        outcomes = run_directory.add_up(_watched(summaries.iter_rows(), max_failed_fraction))
+        outcomes = run_directory.add_up(_watched(summaries.iter_rows(), watch))
     for name in runs:
         run_directory.check_complete(outcomes[name].counts, images)
     return Labeled(outcomes, time.perf_counter() - started_s, cluster.read_counter(counter)[2])
@@ -175,19 +174,23 @@ def _chain(
     return summaries
 
 
-def _watched(summaries: Iterable[dict[str, Any]], max_failed_fraction: float) -> Iterator[dict[str, Any]]:
-    """Pass the writers' summaries on for as long as not too many images fail."""
+def _watched(summaries: Iterable[dict[str, Any]], watch: Callable[[Counts], None]) -> Iterator[dict[str, Any]]:
+    """Pass the writers' summaries on."""
     sums: dict[str, Counts] = defaultdict(Counts)
     for row in summaries:
         sums[row["run"]] += Counts.from_json(row["counts"])
-        counts = sums[row["run"]]
-        if counts.images >= JUDGED_FROM and counts.failed > max_failed_fraction * counts.images:
-            kinds = ", ".join(f"{number} {kind}" for kind, number in counts.reasons.items())
-            raise TooManyFailuresError(
-                f"{counts.failed} of the first {counts.images} images failed ({kinds}): more than "
-                f"--max-failed-fraction {max_failed_fraction} allows"
-            )
+        watch(sums[row["run"]])
         yield row
+
+
+def check_failures(counts: Counts, max_failed_fraction: float) -> None:
+    """Raise TooManyFailuresError where more than a part of the images fails; judged from the JUDGED_FROMth on."""
+    if counts.images >= JUDGED_FROM and counts.failed > max_failed_fraction * counts.images:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in counts.reasons.items())
+        raise TooManyFailuresError(
+            f"{counts.failed} of the first {counts.images} images failed ({kinds}): more than "
+            f"--max-failed-fraction {max_failed_fraction} allows"
+        )
 
 
 def _rows_per_file(images: int) -> int:

@@ -20,12 +20,16 @@ from persam_ray.config import LabelingConfig
 from persam_ray.datasets import Dataset
 from persam_ray.judging import JudgeOptions
 from persam_ray.labeling import Labeled, Labeler
+from persam_ray.lease import Lease
 from persam_ray.ledger import Ledger, rows_written, take_stock
+from persam_ray.parts import Counts
 from persam_ray.progress import console, log_as_json, summarize
 from persam_ray.public_text import public
 from persam_ray.reading import read_rows
 from persam_ray.stages import Run
+from persam_ray.storage import exists, join
 
+SHEET = "report/index.html"
 COMPLETE_WITH_FAILURES = 3
 """Exit status of a complete run in which some images could not be labeled."""
 
@@ -78,19 +82,21 @@ def label_dataset(
     with run_directory.opened(config.output, inputs, overwrite=config.overwrite) as (output, lease), cluster.session():
         plan = cluster.plan_workers(cluster.nodes(), config.actors, config.gpus)
         model = load(plan)
+        lease.check()
         history = run_directory.begin(output, _identity(config, dataset, model), run_id)
         loaded_s = time.perf_counter()
         ledger = take_stock(dataset, output, plan)
         _tell(ledger)
         listed_s = time.perf_counter()
         run = Run(output, model.method, model.judge, config.min_area_fraction)
-        labeled = _label(ledger, model, run, plan, config)
+        labeled = _label(ledger, model, run, plan, config, lease)
         prepare_s = time.perf_counter() - listed_s - labeled.wall_s
         outcome = ledger.outcome + labeled.outcomes[""]
         run_directory.check_complete(outcome.counts, ledger.images + ledger.removed)
         run_directory.check_written(outcome.counts, rows_written(output, plan))
         metrics = outcome.metrics()
-        labeling.write_sheet(dataset, run, outcome, metrics, plan)
+        if ledger.left or not exists(join(output, SHEET)):
+            labeling.write_sheet(dataset, run, outcome, metrics, plan)
         lease.check()
         seconds = {"load": loaded_s - started_s, "list": listed_s - loaded_s, "prepare": prepare_s, **labeled.seconds}
         history[-1] |= ledger.as_dict()
@@ -103,18 +109,23 @@ def label_dataset(
     return COMPLETE_WITH_FAILURES if outcome.counts.failed else 0
 
 
-def _label(ledger: Ledger, model: Model, run: Run, plan: WorkerPlan, config: LabelingConfig) -> Labeled:
+def _label(ledger: Ledger, model: Model, run: Run, plan: WorkerPlan, config: LabelingConfig, lease: Lease) -> Labeled:
     if ledger.left == 0:
         return Labeled.nothing([""])
+
+    def watch(counts: Counts) -> None:
+        lease.check_told()
+        labeling.check_failures(ledger.outcome.counts + counts, config.max_failed_fraction)
+
     rows = read_rows(ledger.dataset, plan, ledger.done)
-    limit = config.max_failed_fraction
-    return labeling.label_images(rows, ledger.left, model.make(), {"": run}, plan, model.reference_ids, limit)
+    return labeling.label_images(rows, ledger.left, model.make(), {"": run}, plan, model.reference_ids, watch)
 
 
 def _identity(config: LabelingConfig, dataset: Dataset, model: Model) -> dict[str, Any]:
     """Return what two runs of one output must agree in, by the option's name."""
     return {
         "--images": public(dataset.uri),
+        "--format": dataset.format,
         "--annotations": None if config.annotations is None else public(config.annotations),
         "--min-area-fraction": config.min_area_fraction,
         **model.identity,

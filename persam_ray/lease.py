@@ -11,10 +11,12 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Self
 
 from persam_ray.progress import console
-from persam_ray.storage import StorageError, exists, join, read_json, remove, write_json
+from persam_ray.storage import StorageError, join, read_json, remove, write_json
 
 FILE = ".lease.json"  # hidden: no part of the run
 RENEWED_EVERY_S = 4.0
@@ -40,6 +42,7 @@ class Lease:
         self._uri = join(output, FILE)
         self._output = output
         self._content: dict[str, Any] = {"job": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
+        self._content |= _processes()
         self._ended = threading.Event()
         self._lost_to: dict[str, Any] | None = None
         self._renewal = threading.Thread(target=self._renew, daemon=True)
@@ -56,18 +59,25 @@ class Lease:
                 time.sleep(1.0)
         self._write(0)
         self._renewal.start()
-        return self
+        return self  # whoever came at the same moment and wrote later has it: `check` tells
 
     def __exit__(self, *_: object) -> None:
         """Give it back."""
         self._ended.set()
         self._renewal.join()
-        if not self._lost_to:
-            remove(self._uri)
+        with suppress(StorageError):  # then another job waits for it
+            if self._lost_to is None and self._is_ours(self._read()):
+                remove(self._uri)
 
     def check(self) -> None:
-        """Raise LeaseError if another job has taken over since: this one had seemed dead."""
-        if self._lost_to:
+        """Raise LeaseError if another job has taken over since: it came at the same moment, or this one seemed dead."""
+        if self._lost_to is None and not self._is_ours(found := self._read()):
+            self._lost_to = found or {}
+        self.check_told()
+
+    def check_told(self) -> None:
+        """As `check`, by what the last renewal found."""
+        if self._lost_to is not None:
             raise LeaseError(f"--output {self._output}: another job has taken over ({_who(self._lost_to)})")
 
     def _renew(self) -> None:
@@ -76,27 +86,34 @@ class Lease:
             beat += 1
             try:
                 found = self._read()
-                if found and found.get("job") != self._content["job"]:
-                    self._lost_to = found
+                if not self._is_ours(found):
+                    self._lost_to = found or {}
                     return
                 self._write(beat)
             except StorageError:
                 continue  # the storage is away; so are the predictions, which will say so
 
+    def _is_ours(self, found: dict[str, Any] | None) -> bool:
+        return found is not None and found.get("job") == self._content["job"]
+
     def _read(self) -> dict[str, Any] | None:
+        """Return what is there; None only if nothing is."""
         try:
-            found = read_json(self._uri) if exists(self._uri) else None
-        except StorageError:
-            return None  # it went between the two calls
-        return found if isinstance(found, dict) else None
+            found = read_json(self._uri)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+        return found if isinstance(found, dict) else {}
 
     def _write(self, beat: int) -> None:
         write_json(self._uri, {**self._content, "beat": beat})
 
     def _is_dead(self, found: dict[str, Any]) -> bool:
-        """Tell at once where its process would be on this machine."""
+        """Tell at once where its process would be one of those that this machine, or container, knows."""
         pid = found.get("pid")
-        if found.get("host") != self._content["host"] or not isinstance(pid, int):
+        same = all(found.get(name) == self._content[name] for name in ("host", "boot", "namespace"))
+        if not same or self._content["boot"] is None or not isinstance(pid, int) or not 0 < pid < 2**31:
             return False
         try:
             os.kill(pid, 0)
@@ -107,5 +124,14 @@ class Lease:
         return pid == os.getpid()
 
 
+def _processes() -> dict[str, str | None]:
+    """Return what two processes agree in that see each other's numbers."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return {"boot": boot, "namespace": str(Path("/proc/self/ns/pid").readlink())}
+    except OSError:
+        return {"boot": None, "namespace": None}
+
+
 def _who(content: dict[str, Any]) -> str:
-    return f"process {content.get('pid')} on {content.get('host')}"
+    return f"process {content['pid']} on {content['host']}" if {"pid", "host"} <= content.keys() else "it has ended"

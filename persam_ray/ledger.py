@@ -21,10 +21,10 @@ import ray
 
 from persam_ray.cluster import WorkerPlan
 from persam_ray.datasets import Dataset, check_keys, listed_keys
-from persam_ray.parts import PREDICTIONS_FOLDER, Counts, Part, count_rows, drop_rows, read_parts
+from persam_ray.parts import MATCHES_FOLDER, PREDICTIONS_FOLDER, Counts, Part, count_rows, drop_rows, read_parts
 from persam_ray.reading import SCAN_TASKS, count_images
 from persam_ray.run_directory import Outcome
-from persam_ray.storage import exists, join, list_files
+from persam_ray.storage import exists, join, list_files, remove
 
 Keys = npt.NDArray[np.uint64]
 
@@ -61,7 +61,8 @@ class Verdict:
     """What `reconcile` finds.
 
     Attributes:
-        left: Photos without a row.
+        images: Photos that are listed.
+        left: Those without a row.
         changed: Rows of another version.
         removed: Rows of photos that are listed no more.
         open_shards: Positions of the shards that hold photos without a row.
@@ -70,6 +71,7 @@ class Verdict:
         judged: Packed summaries of the parts that stay as they are.
     """
 
+    images: int
     left: int
     changed: int
     removed: int
@@ -96,18 +98,35 @@ def take_stock(dataset: Dataset, output: str, plan: WorkerPlan) -> Ledger:
     compare = ray.remote(num_cpus=plan.task_cpus, num_returns=2)(_compare)
     verdict_ref, done = cast("Any", compare.remote(dataset, len(listed), *listed, *parts))
     verdict: Verdict = ray.get(verdict_ref)
-    drop = light(drop_rows)
-    kept: list[Counts] = ray.get([drop.remote(output, name, keys) for name, keys in verdict.drops])
-    outcome = Outcome(reduce(add, kept, verdict.counts), verdict.judged)
+    done = ray.put(ray.get(done))  # ours: a lost node would have it made again, of parts that are gone by then
+    outcome = Outcome(verdict.counts + _drop(verdict, output, plan), verdict.judged)
     open_dataset = replace(dataset, shards=tuple(dataset.shards[index] for index in verdict.open_shards))
-    images = outcome.counts.images - verdict.removed + verdict.left
-    return Ledger(images, verdict.left, verdict.changed, verdict.removed, open_dataset, done, outcome)
+    return Ledger(verdict.images, verdict.left, verdict.changed, verdict.removed, open_dataset, done, outcome)
+
+
+def _drop(verdict: Verdict, output: str, plan: WorkerPlan) -> Counts:
+    """Drop what does not count; return what the rewritten parts hold.
+
+    First the parts that go whole: what a rewritten part is called may be the name of one of them, where a job was
+    killed between the two. Nothing is tried twice: the same command again finds what is left to do.
+    """
+    drop = ray.remote(num_cpus=plan.task_cpus, max_retries=0)(drop_rows)
+    ray.get([drop.remote(output, name, None) for name, keys in verdict.drops if keys is None])
+    kept: list[Counts] = ray.get([drop.remote(output, name, keys) for name, keys in verdict.drops if keys is not None])
+    return reduce(add, kept, Counts())
 
 
 def rows_written(output: str, plan: WorkerPlan) -> int:
-    """Return how many rows the files of a run hold."""
+    """Return how many rows the files of a run hold, having removed the matches of files that are not there.
+
+    A job that is killed between a file of matches and that of its rows leaves such.
+    """
+    names = _parts(output)
+    matches = join(output, MATCHES_FOLDER)
+    for name in set(list_files(matches, [".parquet"]) if exists(matches) else ()) - set(names):
+        remove(join(matches, name))
     count = ray.remote(num_cpus=plan.task_cpus)(count_rows)
-    return sum(ray.get([count.remote(output, group) for group in _groups(_parts(output))]))
+    return sum(ray.get([count.remote(output, group) for group in _groups(names)]))
 
 
 def _parts(output: str) -> list[str]:
@@ -117,7 +136,7 @@ def _parts(output: str) -> list[str]:
 
 def _groups(items: Sequence[Any]) -> list[Sequence[Any]]:
     """Cut what is to be scanned into runs, one for each task."""
-    size = -(-len(items) // SCAN_TASKS)
+    size = max(1, -(-len(items) // SCAN_TASKS))
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
@@ -147,13 +166,14 @@ def reconcile(keys: Keys, versions: Keys, sizes: npt.NDArray[np.int64], parts: S
     is_listed = keys[place] == row_keys
     is_stale = is_listed & (versions[place] != row_versions)
     is_repeated = _repeats(row_keys, is_stale)
-    drops, is_dropped = _drops(parts, owners, row_keys, is_stale | is_repeated)
+    drops, is_dropped = _drops(parts, owners, row_keys, is_stale | is_repeated, is_listed)
     done = np.unique(row_keys[is_listed & ~is_dropped])
     is_left = ~np.isin(keys, done)
     left_by_shard = np.add.reduceat(np.append(is_left, False), np.cumsum(np.append(0, sizes[:-1]))) * (sizes > 0)
     touched = {name for name, _ in drops}
     stay = [part for part in parts if part.name not in touched]
     verdict = Verdict(
+        images=len(keys),
         left=int(is_left.sum()),
         changed=int(np.count_nonzero(is_stale & ~is_repeated)),
         removed=int(np.count_nonzero(~is_listed & ~is_dropped)),
@@ -174,19 +194,21 @@ def _repeats(row_keys: Keys, is_stale: npt.NDArray[np.bool_]) -> npt.NDArray[np.
 
 
 def _drops(
-    parts: Sequence[Part], owners: npt.NDArray[np.int64], row_keys: Keys, is_bad: npt.NDArray[np.bool_]
+    parts: Sequence[Part],
+    owners: npt.NDArray[np.int64],
+    row_keys: Keys,
+    is_bad: npt.NDArray[np.bool_],
+    is_listed: npt.NDArray[np.bool_],
 ) -> tuple[tuple[tuple[str, Keys | None], ...], npt.NDArray[np.bool_]]:
     """Return the parts that lose rows, with the keys of those, and which rows that takes.
 
-    A part with ground truth is dropped whole: its summary holds sums over all of its rows.
+    Of a part with ground truth all photos that are listed go: its summary holds sums over all of its rows.
     """
     drops: list[tuple[str, Keys | None]] = []
     is_dropped = is_bad.copy()
     for index in np.unique(owners[is_bad]).tolist():
         own = owners == index
-        if parts[index].judged is not None:
-            is_dropped |= own
-            drops.append((parts[index].name, None))
-        else:
-            drops.append((parts[index].name, row_keys[own & is_bad]))
+        goes = own & (is_bad | is_listed) if parts[index].judged is not None else own & is_bad
+        is_dropped |= goes
+        drops.append((parts[index].name, None if goes.sum() == own.sum() else row_keys[goes]))
     return tuple(drops), is_dropped

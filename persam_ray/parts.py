@@ -180,12 +180,12 @@ def count_rows(run: str, names: Sequence[str]) -> int:
 
 
 def drop_rows(run: str, name: str, keys: npt.NDArray[np.uint64] | None) -> Counts:
-    """Take rows out of a part that has no ground truth; what is left becomes a part of its own, then the old one goes.
+    """Take rows out of a part; what is left becomes a part of its own, without judgement, then the old one goes.
 
     Args:
         run: URI of the run directory.
         name: Of the part.
-        keys: image_key of the rows to drop; None for all, with their matches.
+        keys: image_key of the rows to drop; None for all.
 
     Returns:
         What the rows that are left come to.
@@ -200,7 +200,6 @@ def drop_rows(run: str, name: str, keys: npt.NDArray[np.uint64] | None) -> Count
         kept = table.filter(pa.array([key not in dropped for key in keys_of_rows]))
         if len(kept):
             counts = write_part(run, kept, None)
-    else:
-        remove(join(run, MATCHES_FOLDER, name))
+    remove(join(run, MATCHES_FOLDER, name))
     remove(uri)
     return counts

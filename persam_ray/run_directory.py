@@ -23,6 +23,7 @@ from persam_ray.storage import absolute, check_writable, exists, join, list_file
 VERSIONED = ("persam-ray", "ray", "torch", "segment-anything", "timm", "pyarrow", "numpy", "pillow", "pycocotools")
 
 RUN = "run.json"
+SHOWN = 5  # values of a list, in messages
 
 OWN_FILES = re.compile(
     r"((training|mask_rcnn|mask_rcnn_filtered|persam|persam_f|persam_f_filtered)/)?"  # the benchmark's
@@ -56,7 +57,7 @@ def prepare(output: str, inputs: Iterable[str], *, overwrite: bool, resume: bool
         raise OutputError(
             f"--output {output}: holds {len(existing)} files already ({existing[0]}, ...); use --overwrite"
         )
-    for name in existing:
+    for name in sorted(existing, key=lambda name: name != RUN):  # first what says that a run can be gone on with
         remove(join(output, name))
     return output
 
@@ -114,11 +115,17 @@ def begin(output: str, identity: Mapping[str, Any], run_id: str) -> list[dict[st
     """
     identity = json.loads(json.dumps(identity))
     uri = join(output, RUN)
-    found: dict[str, Any] = read_json(uri) if exists(uri) else {"identity": identity, "runs": []}
+    found: Any = read_json(uri) if exists(uri) else {"identity": identity, "runs": []}
+    is_ours = (
+        isinstance(found, dict) and isinstance(found.get("identity"), dict) and isinstance(found.get("runs"), list)
+    )
+    if not is_ours:
+        raise OutputError(f"--output {output}: its run.json is damaged; use --overwrite, or another output")
     for name, value in identity.items():
         there = found["identity"].get(name)
         if there != value:
-            differ = f"was {there}, and now is {value}" if isinstance(value, str | float) else "differ"
+            is_short = isinstance(value, str | float) or (isinstance(value, list) and len(value) <= SHOWN)
+            differ = f"was {there}, and now is {value}" if is_short else "differ"
             raise OutputError(
                 f"--output {output}: holds a run whose {name} {differ}; give the same, another --output, or --overwrite"
             )
@@ -195,6 +202,8 @@ def finish(
     """Write metrics.json where images had ground truth, then the manifest."""
     if metrics:
         write_json(join(output, "metrics.json"), metrics.as_dict())
+    else:
+        remove(join(output, "metrics.json"))
     write_manifest(output, config, fingerprints, counts, seconds, runs)
 
 

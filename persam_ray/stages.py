@@ -137,10 +137,13 @@ class WritePredictions:
         started_s = time.perf_counter()
         summaries = []
         for name, run in self.runs.items():
-            rows = table.filter(pc.equal(table["method"], run.method))
-            if len(rows):
-                counts, judged = self._write(rows, run)
-                summaries.append({"run": name, "counts": counts.to_json(), "judged": judged})
+            own = table.filter(pc.equal(table["method"], run.method))
+            is_read = pc.is_valid(own["version"])
+            # What could not be read is tried again by the next run, and its file goes then: it has one of its own.
+            for rows in (own.filter(is_read), own.filter(pc.invert(is_read))):
+                if len(rows):
+                    counts, judged = self._write(rows, run)
+                    summaries.append({"run": name, "counts": counts.to_json(), "judged": judged})
         self.report(0, 0, {"write": time.perf_counter() - started_s})
         return pa.Table.from_pylist(summaries, schema=SUMMARY)
 

@@ -8,8 +8,17 @@ import pytest
 import torch
 
 from persam_ray import persam_f
-from persam_ray.labeling import CALLS_PER_ACTOR, ROWS_PER_CALL, _make_targets, _rows_per_call
+from persam_ray.labeling import (
+    CALLS_PER_ACTOR,
+    ROWS_PER_CALL,
+    TooManyFailuresError,
+    _make_targets,
+    _rows_per_call,
+    _rows_per_file,
+    check_failures,
+)
 from persam_ray.model_stages import SegmentOptions
+from persam_ray.parts import Counts
 from persam_ray.persam import ReferenceEncoder
 from persam_ray.persam_f import make_target_f
 from persam_ray.sam import Sam
@@ -78,3 +87,16 @@ def test_a_large_run_is_cut_in_whole_batches() -> None:
     assert _rows_per_call(10**6, 2, 1) == ROWS_PER_CALL
     assert _rows_per_call(10**6, 2, 12) == 24
     assert _rows_per_call(10**6, 2, 32) == 32
+
+
+def test_files_grow_with_the_run_so_that_little_is_lost_and_they_are_not_too_many() -> None:
+    assert [_rows_per_file(images) for images in (1, 300, 100_000, 10**6, 10**8)] == [16, 16, 100, 1000, 1024]
+
+
+def test_a_run_that_goes_wrong_is_stopped() -> None:
+    check_failures(Counts(99, 0, 99), 0.1)  # too early to tell
+    check_failures(Counts(200, 180, 20), 0.1)
+    with pytest.raises(
+        TooManyFailuresError, match=r"21 of the first 200 images failed \(21 damaged\): more than --max-"
+    ):
+        check_failures(Counts(200, 179, 21, 0, {"damaged": 21}), 0.1)

@@ -43,7 +43,7 @@ def test_a_living_job_keeps_others_out(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_lease_of_a_process_that_has_ended_here_is_taken_at_once(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    held_by(tmp_path, host=lease.socket.gethostname(), pid=int(ended.stdout))
+    held_by(tmp_path, host=lease.socket.gethostname(), pid=int(ended.stdout), **lease._processes())
     started_s = time.monotonic()
     with Lease(str(tmp_path)) as held:
         held.check()
@@ -63,5 +63,32 @@ def test_who_has_been_taken_for_dead_learns_it(tmp_path: Path, monkeypatch: pyte
         path = held_by(tmp_path)
         held._renewal.join(timeout=5)
         with pytest.raises(LeaseError, match=r"another job has taken over \(process 1 on elsewhere"):
-            held.check()
+            held.check_told()
     assert json.loads(path.read_text())["job"] == "other"  # which is not ours to remove
+
+
+def test_of_two_that_come_at_the_same_moment_one_learns_it_at_once(tmp_path: Path) -> None:
+    with Lease(str(tmp_path)) as first:
+        (tmp_path / lease.FILE).unlink()  # the other had looked before this one wrote
+        with Lease(str(tmp_path)) as second:
+            second.check()
+            with pytest.raises(LeaseError, match="another job has taken over"):
+                first.check()
+
+
+def test_a_lease_that_has_gone_was_lost(tmp_path: Path) -> None:
+    with Lease(str(tmp_path)) as held:
+        (tmp_path / lease.FILE).unlink()  # another took it over, and has ended
+        with pytest.raises(LeaseError, match="it has ended"):
+            held.check()
+
+
+def test_a_process_of_another_container_is_not_told_by_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "DEAD_AFTER_S", 2.5)
+    here = lease._processes() | {"namespace": "pid:[1]"}
+    held_by(tmp_path, host=lease.socket.gethostname(), pid=os.getpid(), **here)
+    started_s = time.monotonic()
+    with Lease(str(tmp_path)):
+        assert time.monotonic() - started_s > 2

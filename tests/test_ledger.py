@@ -53,7 +53,7 @@ def test_rows_of_photos_that_are_gone_stay_and_are_counted() -> None:
 
 def test_of_two_rows_of_a_photo_one_stays() -> None:
     verdict, done, drops = compared([[(1, 1), (2, 1)]], part("old", (1, 1), (2, 1)), part("rest", (1, 1)))
-    assert (verdict.left, verdict.changed, done, drops) == (0, 0, [1, 2], {"rest": [1]})
+    assert (verdict.left, verdict.changed, done, drops) == (0, 0, [1, 2], {"rest": None})
 
 
 @pytest.mark.parametrize("stale_first", [True, False])
@@ -68,6 +68,17 @@ def test_a_part_with_ground_truth_is_dropped_whole() -> None:
     verdict, done, drops = compared([[(1, 1), (2, 8), (3, 1)]], judged, other)
     assert (verdict.left, verdict.changed, done, drops) == (2, 1, [3], {"judged": None})
     assert (verdict.judged, verdict.counts) == ((b"2",), Counts(1, 1))
+
+
+def test_of_a_part_with_ground_truth_the_rows_of_photos_that_are_gone_stay() -> None:
+    verdict, done, drops = compared([[(1, 1), (2, 8)]], part("judged", (1, 1), (4, 1), (2, 7), judged=b"1"))
+    assert (verdict.images, verdict.left, verdict.removed, done, drops) == (2, 2, 1, [], {"judged": [1, 2]})
+
+
+def test_what_a_killed_rewriting_left_behind_goes_whole() -> None:
+    old, rest = part("old", (1, 1), (2, 1), (3, 7)), part("rest", (1, 1), (2, 1))
+    _verdict, done, drops = compared([[(1, 1), (2, 1), (3, 8)]], old, rest)
+    assert (done, drops) == ([1, 2], {"old": [3], "rest": None})  # and first: `old` without 3 is called `rest`
 
 
 def test_every_photo_is_done_or_left_whatever_is_there() -> None:
@@ -86,9 +97,9 @@ def test_every_photo_is_done_or_left_whatever_is_there() -> None:
             (key, version)
             for own in parts
             for key, version in zip(own.keys.tolist(), own.versions.tolist(), strict=True)
-            if key not in (drops.get(own.name) or ())
+            if own.name not in drops or key not in (drops[own.name] or own.keys.tolist())
         ]
         assert len({key for key, _ in kept}) == len(kept), "a photo has two rows"
         assert sorted(key for key, version in kept if (key, version) in listed) == done
-        assert len(done) + verdict.left == len(listed)
+        assert len(done) + verdict.left == len(listed) == verdict.images
         assert len(kept) == len(done) + verdict.removed

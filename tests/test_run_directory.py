@@ -9,6 +9,7 @@ from persam_ray.run_directory import (
     Outcome,
     OutputError,
     add_up,
+    begin,
     check_complete,
     prepare,
     write_manifest,
@@ -73,6 +74,31 @@ def test_folders_that_share_the_start_of_their_names_are_apart(tmp_path: Path) -
 def test_a_relative_output_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # workers may have another working directory
     assert prepare("run", [], overwrite=False) == str(tmp_path / "run")
+
+
+def test_a_run_is_gone_on_with_only_by_the_same(tmp_path: Path) -> None:
+    identity = {"--method": "persam", "--reference-ids": ["a"], "references": {"top": ["sha256:1"]}, "area": 0.5}
+    (first,) = begin(str(tmp_path), identity, "1")
+    (tmp_path / "manifest.json").write_text("{}")
+    runs = begin(str(tmp_path), identity, "2")
+    assert [run["run_id"] for run in runs] == ["1", "2"]
+    assert first["started"] <= runs[1]["started"]
+    assert not (tmp_path / "manifest.json").exists()
+    for changed, says in [
+        ({"--method": "persam_f"}, "--method was persam, and now is persam_f"),
+        ({"--reference-ids": ["b"]}, r"--reference-ids was \['a'\], and now is \['b'\]"),
+        ({"references": {"top": ["sha256:2"]}}, "whose references differ"),
+        ({"new": 1.0}, "new was None, and now is 1.0"),
+    ]:
+        with pytest.raises(OutputError, match=says):
+            begin(str(tmp_path), identity | changed, "3")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"identity": null, "runs": []}', '{"identity": {}, "runs": 1}'])
+def test_a_damaged_run_file_is_said_to_be_so(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(OutputError, match="its run.json is damaged"):
+        begin(str(tmp_path), {}, "1")
 
 
 def test_fewer_rows_than_images_is_no_complete_run() -> None:

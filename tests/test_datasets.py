@@ -197,6 +197,22 @@ def test_the_format_can_be_forced(tmp_path: Path) -> None:
 # --- DeepFashion-MultiModal ------------------------------------------------------------------------------------------
 
 
+def test_a_photo_has_another_version_when_it_or_its_map_is_replaced(tmp_path: Path) -> None:
+    write(tmp_path, "images/a.jpg", "images/b.jpg")
+    write(tmp_path, "segm/a_segm.png", content=b"map")
+
+    def versions() -> dict[str, str]:
+        return dict(pair for shard in open_dataset(str(tmp_path)).shards for pair in shard.versions())
+
+    first = versions()
+    assert all(first.values())
+    write(tmp_path, "segm/a_segm.png", content=b"longer map")
+    second = versions()
+    assert (second["a.jpg"] != first["a.jpg"], second["b.jpg"] == first["b.jpg"]) == (True, True)
+    write(tmp_path, "images/b.jpg", content=JPEG + b"1")
+    assert versions()["b.jpg"] != first["b.jpg"]
+
+
 def test_deepfashion_photos_carry_their_maps(tmp_path: Path) -> None:
     write(tmp_path, "images/WOMEN-a_1.jpg", "images/b.jpg", "readme.txt")
     write(tmp_path, "segm/WOMEN-a_1_segm.png", content=encoded(mask(1, 2, 2, 2).astype(np.uint8) * 12))

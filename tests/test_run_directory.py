@@ -97,7 +97,7 @@ def test_a_run_is_gone_on_with_only_by_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", "{}", '{"identity": null, "runs": []}', '{"identity": {}, "runs": 1}'])
 def test_a_damaged_run_file_is_said_to_be_so(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(OutputError, match="its run.json is damaged"):
+    with pytest.raises(OutputError, match=r"its run\.json is damaged"):
         begin(str(tmp_path), {}, "1")
 
 

@@ -99,7 +99,7 @@ def label_dataset(
             labeling.write_sheet(dataset, run, outcome, metrics, plan)
         lease.check()
         seconds = {"load": loaded_s - started_s, "list": listed_s - loaded_s, "prepare": prepare_s, **labeled.seconds}
-        history[-1] |= ledger.as_dict()
+        history[-1] |= ledger.as_dict() | {"label_s": round(labeled.wall_s, 3)}
         fingerprints = {**model.fingerprints, "feature_cache": vars(labeled.cache_use) if model.cache_uri else None}
         facts = (config.as_dict(), fingerprints, outcome.counts, metrics, seconds, history)
         run_directory.finish(output, *facts)

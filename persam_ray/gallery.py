@@ -159,7 +159,7 @@ def _rows(folder: str, schema: pa.Schema, image_ids: frozenset[str] | None = Non
         for table in read_tables(join(folder, name), schema):
             if image_ids is not None:
                 keys = table["image_id"].to_pylist()
-                table = table.take([index for index, key in enumerate(keys) if key in image_ids])  # noqa: PLW2901
+                table = table.filter(pa.array([key in image_ids for key in keys], pa.bool_()))  # noqa: PLW2901
             yield from table.to_pylist()
 
 

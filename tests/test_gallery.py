@@ -120,6 +120,7 @@ def test_only_instances_that_count_are_looked_at(run: str) -> None:
 
 def test_predictions_of_some_images_are_found_in_all_files(run: str) -> None:
     assert set(predictions_of(run, ["a", "c", "elsewhere"])) == {"a", "c"}
+    assert predictions_of(run, ["elsewhere"]) == {}  # none in a whole file
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------

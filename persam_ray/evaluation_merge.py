@@ -167,7 +167,7 @@ def accumulate(summary: ShardSummary) -> Metrics:
 
 def _by_category(rows: Rows, categories: int) -> tuple[Rows, list[slice]]:
     """Sort detections (COCO's order: falling score, then image, then rank) or tallies (image); slice by category."""
-    keys = [rows["rank"], rows["image"], -rows["score"]] if rows.dtype == DETECTION else [rows["image"]]
+    keys = [rows["rank"], rows["image"], -rows["score"]] if "score" in (rows.dtype.names or ()) else [rows["image"]]
     ordered = rows[np.lexsort((*keys, rows["category"]))]
     bounds = np.searchsorted(ordered["category"], np.arange(categories + 1))
     return ordered, [slice(*bounds[k : k + 2]) for k in range(categories)]

@@ -24,7 +24,7 @@ from persam_ray.evaluation import (
     evaluate_shard,
     split_components,
 )
-from persam_ray.evaluation_merge import Metrics, ShardSummary, accumulate, merge
+from persam_ray.evaluation_merge import DETECTION, TALLY, Metrics, ShardSummary, accumulate, merge
 from persam_ray.masks import rle_object
 from persam_ray.parts import part_name
 from persam_ray.schema import MATCHES
@@ -104,8 +104,8 @@ def unpack(packed: bytes) -> ShardSummary:
     """Return the summary that was packed."""
     with np.load(io.BytesIO(packed), allow_pickle=False) as fields:
         categories, threshold = tuple(fields["categories"].tolist()), float(fields["score_threshold"])
-        arrays = (fields[name] for name in ("images", "truths_ka", "detections", "tallies"))
-        return ShardSummary(categories, threshold, *arrays)
+        rows = fields["detections"].astype(DETECTION), fields["tallies"].astype(TALLY)  # a file knows of no padding
+        return ShardSummary(categories, threshold, fields["images"], fields["truths_ka"], *rows)
 
 
 def merged(packed: Iterable[bytes]) -> ShardSummary:

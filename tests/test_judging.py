@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from persam_ray.annotations import from_mask
-from persam_ray.judging import EvaluationError, JudgeOptions, MatchImages, judge_rows, metrics_of
+from persam_ray.evaluation_merge import DETECTION, TALLY, ShardSummary, accumulate, merge
+from persam_ray.judging import EvaluationError, JudgeOptions, MatchImages, judge_rows, metrics_of, pack
 from persam_ray.schema import ANNOTATION, INSTANCE, MATCHES, instance_row
 from persam_ray.types import Segmentation
 
@@ -125,3 +126,20 @@ def metrics_of_rows(rows: list[dict[str, Any]], options: JudgeOptions) -> dict[s
     from persam_ray.judging import pack
 
     return metrics_of([pack(judge_rows(rows, options)[0])]).categories["cup"]
+
+
+def test_shards_that_were_packed_have_the_metrics_of_those_that_were_not() -> None:
+    generator = np.random.default_rng(0)
+    shards = []
+    for images in np.split(generator.permutation(200).astype(np.uint64), 4):
+        detections, tallies = np.zeros(90, DETECTION), np.zeros(len(images), TALLY)
+        detections["image"], detections["score"] = generator.choice(images, 90), generator.random(90)
+        detections["matched"] = generator.integers(0, 2, (90, 1)) * generator.integers(0, 1024, (90, 4))
+        detections["rank"] = generator.integers(0, 5, 90)
+        tallies["image"], tallies["tp"], tallies["truth_px"] = images, generator.integers(0, 3, len(images)), 9
+        truths_ka = np.array([[60, 20, 20, 20]])
+        shards.append(ShardSummary(("cup",), 0.5, images, truths_ka, detections, tallies))
+    expected = accumulate(merge(shards))
+    found = metrics_of([pack(shard) for shard in shards])
+    assert found == expected
+    assert 0.05 < float(found.overall["ap50"] or 0) < 0.95

@@ -148,7 +148,8 @@ def test_no_id_names_a_file_that_is_read_elsewhere_or_written(ended: Ended) -> N
     written = {name for name in ended.files if name.startswith("run/")}
     parts = {name for name in written if re.fullmatch(r"run/(predictions|matches)/part-[0-9a-f]{16}\.parquet", name)}
     assert len(parts) == 3  # rows, those of photos that could not be read, and matches
-    assert written - parts == {f"run/{name}" for name in ("run.json", "manifest.json", "metrics.json", "report/index.html")}
+    others = ("run.json", "manifest.json", "metrics.json", "report/index.html")
+    assert written - parts == {f"run/{name}" for name in others}
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------

@@ -113,7 +113,8 @@ def test_a_run_with_other_references_is_refused_and_nothing_touched(
     before = manifest_of(labeled)
     refused = job("label", *options)
     assert refused.status == 1
-    assert refused.stderr.splitlines()[-1].startswith(f"error: --output {labeled}: holds a run whose references differ")
+    said = f"error: --output {labeled}: holds a run whose categories was ['disc', 'other'], and now is ['disc']"
+    assert refused.stderr.splitlines()[-1].startswith(said)
     assert "--overwrite" in refused.stderr
     assert manifest_of(labeled) == before
 

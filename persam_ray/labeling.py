@@ -53,11 +53,6 @@ ROWS_PER_CALL = 16
 CALLS_PER_ACTOR = 8  # at least, of small runs, so that the actors end together
 CALLS_IN_FLIGHT = 2  # of an actor: one that it works on, one that waits for it; more would be kept from the others
 LEAST_ROWS_PER_FILE, ROWS_PER_FILE = 16, 1024  # of runs of up to 16,000 photos, and from a million on
-JUDGED_FROM = 100  # images, whether too many fail
-
-
-class TooManyFailuresError(ValueError):
-    """More images fail than the user allows; what is labeled so far is kept."""
 
 
 @dataclass(frozen=True)
@@ -181,16 +176,6 @@ def _watched(summaries: Iterable[dict[str, Any]], watch: Callable[[Counts], None
         sums[row["run"]] += Counts.from_json(row["counts"])
         watch(sums[row["run"]])
         yield row
-
-
-def check_failures(counts: Counts, max_failed_fraction: float) -> None:
-    """Raise TooManyFailuresError where more than a part of the images fails; judged from the JUDGED_FROMth on."""
-    if counts.images >= JUDGED_FROM and counts.failed > max_failed_fraction * counts.images:
-        kinds = ", ".join(f"{number} {kind}" for kind, number in counts.reasons.items())
-        raise TooManyFailuresError(
-            f"{counts.failed} of the first {counts.images} images failed ({kinds}): more than "
-            f"--max-failed-fraction {max_failed_fraction} allows"
-        )
 
 
 def _rows_per_file(images: int) -> int:

@@ -34,6 +34,13 @@ COMPLETE_WITH_FAILURES = 3
 """Exit status of a complete run in which some images could not be labeled."""
 
 
+JUDGED_FROM = 100  # images, whether too many fail
+
+
+class TooManyFailuresError(ValueError):
+    """More images fail than the user allows; what is labeled so far is kept."""
+
+
 @dataclass(frozen=True)
 class Model:
     """What a job labels with.
@@ -115,10 +122,20 @@ def _label(ledger: Ledger, model: Model, run: Run, plan: WorkerPlan, config: Lab
 
     def watch(counts: Counts) -> None:
         lease.check_told()
-        labeling.check_failures(ledger.outcome.counts + counts, config.max_failed_fraction)
+        check_failures(ledger.outcome.counts + counts, config.max_failed_fraction)
 
     rows = read_rows(ledger.dataset, plan, ledger.done)
     return labeling.label_images(rows, ledger.left, model.make(), {"": run}, plan, model.reference_ids, watch)
+
+
+def check_failures(counts: Counts, max_failed_fraction: float) -> None:
+    """Raise TooManyFailuresError where more than a part of the images fails; judged from the JUDGED_FROMth on."""
+    if counts.images >= JUDGED_FROM and counts.failed > max_failed_fraction * counts.images:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in counts.reasons.items())
+        raise TooManyFailuresError(
+            f"{counts.failed} of the first {counts.images} images failed ({kinds}): more than "
+            f"--max-failed-fraction {max_failed_fraction} allows"
+        )
 
 
 def _identity(config: LabelingConfig, dataset: Dataset, model: Model) -> dict[str, Any]:

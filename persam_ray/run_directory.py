@@ -18,7 +18,7 @@ from persam_ray.judging import metrics_of
 from persam_ray.lease import Lease
 from persam_ray.parts import Counts
 from persam_ray.public_text import public
-from persam_ray.storage import absolute, check_writable, exists, join, list_files, read_json, remove, write_json
+from persam_ray.storage import absolute, check_writable, exists, join, list_files, read_json, remove, within, write_json
 
 VERSIONED = ("persam-ray", "ray", "torch", "segment-anything", "timm", "pyarrow", "numpy", "pillow", "pycocotools")
 
@@ -66,7 +66,7 @@ def _check(output: str, inputs: Iterable[str]) -> tuple[str, list[str]]:
     """Return the absolute URI of an output that a run can be written to, and the files of earlier runs there."""
     output = absolute(output).rstrip("/") or "/"
     for uri in map(absolute, inputs):
-        if _within(uri, output) or _within(output, uri):
+        if within(uri, output) or within(output, uri):
             raise OutputError(f"--output {output}: must not lie within {uri}, which is read, nor the other way round")
     check_writable(output)
     existing = list_files(output)
@@ -137,10 +137,6 @@ def begin(output: str, identity: Mapping[str, Any], run_id: str) -> list[dict[st
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _within(uri: str, folder: str) -> bool:
-    return f"{uri.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
 
 
 @dataclass(frozen=True)

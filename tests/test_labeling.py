@@ -11,12 +11,11 @@ from persam_ray import persam_f
 from persam_ray.labeling import (
     CALLS_PER_ACTOR,
     ROWS_PER_CALL,
-    TooManyFailuresError,
     _make_targets,
     _rows_per_call,
     _rows_per_file,
-    check_failures,
 )
+from persam_ray.labeling_run import TooManyFailuresError, check_failures
 from persam_ray.model_stages import SegmentOptions
 from persam_ray.parts import Counts
 from persam_ray.persam import ReferenceEncoder

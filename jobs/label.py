@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from persam_ray import labeling
+from persam_ray import models
 from persam_ray.checkpoints import locate
 from persam_ray.cluster import WorkerPlan
 from persam_ray.command_line import run_job
@@ -11,6 +11,7 @@ from persam_ray.datasets import open_dataset
 from persam_ray.demonstration import draw_photos
 from persam_ray.feature_cache import FeatureCache, open_cache
 from persam_ray.judging import JudgeOptions
+from persam_ray.labeling import Labeler
 from persam_ray.labeling_run import Model, label_dataset
 from persam_ray.progress import tell_ignored
 from persam_ray.references import ReferenceSet, load_references
@@ -32,12 +33,12 @@ def load_sam(
     config: LabelConfig, references: ReferenceSet, cache: FeatureCache | None, checkpoint_uri: str, plan: WorkerPlan
 ) -> Model:
     """Load SAM; the references are encoded when there is something to label."""
-    sam = labeling.load_checkpoint(checkpoint_uri)
-    options = labeling.sam_options(plan, config.precision, config.guidance, config.batch_size, cache)
+    sam = models.load_checkpoint(checkpoint_uri)
+    options = models.sam_options(plan, config.precision, config.guidance, config.batch_size, cache)
 
-    def make() -> labeling.Labeler:
-        targets, _ = labeling.make_targets(sam, references.by_category, options, config.method, plan)
-        return labeling.persam_labeler(sam, {config.method: targets}, options)
+    def make() -> Labeler:
+        made = models.make_targets(sam, references.by_category, options, config.method, plan)
+        return models.persam_labeler(sam, {config.method: made}, options)
 
     categories = tuple(references.by_category)
     fingerprints = {"sam": {"fingerprint": sam.fingerprint}, "references": references.fingerprints()}

@@ -1,6 +1,6 @@
 """Label a bucket by a trained Mask R-CNN: the same rows out as those of jobs/label.py."""
 
-from persam_ray import labeling
+from persam_ray import models
 from persam_ray.checkpoints import locate_detector
 from persam_ray.cluster import WorkerPlan
 from persam_ray.command_line import run_job
@@ -24,7 +24,7 @@ def predict(config: PredictConfig) -> int:
 
 def load(config: PredictConfig, checkpoint_uri: str, plan: WorkerPlan) -> Model:
     """Load the detector."""
-    detector = labeling.load_detector(checkpoint_uri)
+    detector = models.load_detector(checkpoint_uri)
     limits = DetectionLimits(config.least_score, config.instances_per_image)
     options = DetectOptions(plan.device, plan.threads, config.precision, limits)
     fingerprints = {"categories": detector.categories, "checkpoint": {"fingerprint": detector.fingerprint}}
@@ -36,7 +36,7 @@ def load(config: PredictConfig, checkpoint_uri: str, plan: WorkerPlan) -> Model:
         "--precision": config.precision,
     }
     judge = JudgeOptions(detector.categories, config.score_threshold)
-    return Model(lambda: labeling.mask_rcnn_labeler(detector, options), MASK_RCNN, judge, fingerprints, identity)
+    return Model(lambda: models.mask_rcnn_labeler(detector, options), MASK_RCNN, judge, fingerprints, identity)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pooch
 
+from persam_ray.checkpoint_layout import image_size_px
 from persam_ray.storage import StorageError, absolute, exists, filesystem, is_local, join, storage_errors
 from persam_ray.types import Checkpoint, CheckpointError
 
@@ -65,6 +66,9 @@ DETECTOR_STARTS = {
 }
 """Weights that Mask R-CNN starts from, by backbone and what they were trained on."""
 
+
+NUMPY_TYPES = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"})
+"""Of tensors in a safetensors file, those that NumPy has."""
 
 TENSORS_PER_FILE = 4
 """A file may name a tensor twice, but no honest one unfolds a few bytes to terabytes, as a stride of 0 can."""
@@ -171,13 +175,28 @@ def read_checkpoint(uri: str) -> Checkpoint:
             fs.get_file(path, str(local))
         with local.open("rb") as file:
             fingerprint = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-        metadata = _safetensors_metadata(local)
-        tensors = _read_torch(local, uri) if metadata is None else _read_safetensors(local, uri)
-    return Checkpoint(tensors, metadata or {}, fingerprint)
+        header = _safetensors_header(local)
+        tensors = _read_torch(local, uri) if header is None else _read_safetensors(local, header, uri)
+    metadata = {str(key): str(value) for key, value in ((header or {}).get("__metadata__") or {}).items()}
+    return Checkpoint(tensors, metadata, fingerprint)
 
 
-def _safetensors_metadata(path: Path) -> dict[str, str] | None:
-    """Return the header's text fields; None if the file does not begin with a safetensors header."""
+def read_sam(uri: str) -> tuple[Checkpoint, tuple[str, int]]:
+    """Read a SAM checkpoint; beside it, its fingerprint and the side of its input in pixels.
+
+    Raises:
+        CheckpointError: As `read_checkpoint`, or its layout is unknown.
+        StorageError: It cannot be read.
+    """
+    checkpoint = read_checkpoint(uri)
+    try:
+        return checkpoint, (checkpoint.fingerprint, image_size_px(checkpoint))
+    except CheckpointError as error:
+        raise CheckpointError(f"{uri}: {error}") from error
+
+
+def _safetensors_header(path: Path) -> dict[str, Any] | None:
+    """Return what a safetensors file says of its tensors; None if it does not begin as one."""
     with path.open("rb") as file:
         start = file.read(8)
         if len(start) < 8 or file.read(1) != b"{":
@@ -186,18 +205,24 @@ def _safetensors_metadata(path: Path) -> dict[str, str] | None:
         if size > min(path.stat().st_size, 100_000_000):
             return None
         try:
-            header = json.loads(b"{" + file.read(size - 1))
+            header: dict[str, Any] = json.loads(b"{" + file.read(size - 1))
         except (ValueError, RecursionError):
             return None
-    return {str(key): str(value) for key, value in (header.get("__metadata__") or {}).items()}
+    return header
 
 
-def _read_safetensors(path: Path, uri: str) -> dict[str, np.ndarray[Any, Any]]:
+def _read_safetensors(path: Path, header: Mapping[str, Any], uri: str) -> dict[str, np.ndarray[Any, Any]]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
+    types = {entry.get("dtype") for entry in header.values() if isinstance(entry, Mapping)}
     try:
-        return _to_numpy(load_file(path))
+        if types <= NUMPY_TYPES | {None}:  # without torch, which takes a second to load
+            from safetensors.numpy import load_file
+
+            return load_file(path)
+        from safetensors.torch import load_file as load_tensors
+
+        return _to_numpy(load_tensors(path))
     except SafetensorError as error:
         raise CheckpointError(f"{uri}: damaged safetensors file ({error})") from error
 

@@ -22,6 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from persam_ray.config import ConfigError
+from persam_ray.counter import ProgressCounter
 from persam_ray.progress import console
 
 BLOCK_BYTES = 4 * 2**20
@@ -217,25 +218,6 @@ def in_task(plan: WorkerPlan, function: Callable[..., Any], *arguments: Any) -> 
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
-
-
-class ProgressCounter:
-    """An actor that adds up what the stages report."""
-
-    def __init__(self) -> None:
-        self._images = self._failed = 0
-        self._seconds: dict[str, float] = {}
-
-    def add(self, images: int, failed: int, seconds: Mapping[str, float]) -> None:
-        """Count images, failures among them, and seconds by step."""
-        self._images += images
-        self._failed += failed
-        for step, spent_s in seconds.items():
-            self._seconds[step] = self._seconds.get(step, 0.0) + spent_s
-
-    def read(self) -> tuple[int, int, dict[str, float]]:
-        """Return the sums so far."""
-        return self._images, self._failed, self._seconds
 
 
 def start_counter() -> Any:

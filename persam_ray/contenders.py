@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from persam_ray import labeling, run_directory
+from persam_ray import labeling, models, run_directory
 from persam_ray.benchmark import FILTERED, TITLES, AnyRow, FailedRow, Row, make_row
 from persam_ray.cluster import WorkerPlan, cause_of
 from persam_ray.command_line import error_line
 from persam_ray.datasets import Dataset
 from persam_ray.detector_config import BenchmarkConfig
 from persam_ray.judging import JudgeOptions
-from persam_ray.labeling import Labeled, Labeler, sam_options
+from persam_ray.labeling import Labeled, Labeler
 from persam_ray.model_stages import MASK_RCNN, DetectOptions
 from persam_ray.progress import console
 from persam_ray.reading import read_rows
@@ -92,9 +92,9 @@ def mask_rcnn_rows(contest: Contest) -> list[AnyRow]:
         folder = join(contest.output, "training")
         fitted = train_detector(config, (config.category,), contest.dataset.only(train_ids), folder)
         run_directory.write_training_manifest(folder, config.as_dict(), train_ids, vars(fitted.start), fitted.seconds)
-        detector = labeling.load_detector(fitted.checkpoint)
+        detector = models.load_detector(fitted.checkpoint)
         options = DetectOptions(plan.device, plan.threads, config.precision, DetectionLimits())
-        labeled = contest.label(labeling.mask_rcnn_labeler(detector, options), runs)
+        labeled = contest.label(models.mask_rcnn_labeler(detector, options), runs)
         fingerprints = {"checkpoint": {"fingerprint": detector.fingerprint}}
         for name in runs:
             row = make_row(name, MASK_RCNN, labeled, len(train_ids), fitted.seconds, plan.actors)
@@ -108,22 +108,23 @@ def persam_rows(contest: Contest, sam_uri: str) -> list[AnyRow]:
     rows: list[AnyRow] = []
     runs = {method: contest.runs(method) for method in PERSAM_METHODS}
     with _guarded(rows, [name for own in runs.values() for name in own]):
-        sam = labeling.load_checkpoint(sam_uri)
-        options = sam_options(plan, config.precision, config.guidance)
-        targets = {}
+        sam = models.load_checkpoint(sam_uri)
+        options = models.sam_options(plan, config.precision, config.guidance)
+        references = {config.category: [contest.reference[1]]}
+        made, training_s = {}, {}
         for method in PERSAM_METHODS:
             with _guarded(rows, runs[method]):
-                targets[method] = labeling.make_targets(
-                    sam, {config.category: [contest.reference[1]]}, options, method, plan
-                )
-        if not targets:
+                own = models.make_targets(sam, references, options, method, plan)
+                training_s[method] = own.wait()
+                made[method] = own
+        if not made:
             return rows
-        labeler = labeling.persam_labeler(sam, {method: made for method, (made, _) in targets.items()}, options)
-        wanted = {name: run for method in targets for name, run in runs[method].items()}
+        labeler = models.persam_labeler(sam, made, options)
+        wanted = {name: run for method in made for name, run in runs[method].items()}
         labeled = contest.label(labeler, wanted)
         fingerprints = {"sam": {"fingerprint": sam.fingerprint}, "reference": contest.reference[0]}
         for name, run in wanted.items():
-            row = make_row(name, run.method, labeled, 1, targets[run.method][1], plan.actors)
+            row = make_row(name, run.method, labeled, 1, training_s[run.method], plan.actors)
             rows.append(contest.finish(labeled, row, fingerprints))
     return rows
 

@@ -10,32 +10,26 @@ The driver sees counts and summaries: no pixels, masks or weights.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
 
 from persam_ray import cluster, run_directory
 from persam_ray.cluster import WorkerPlan
 from persam_ray.command_line import error_line
 from persam_ray.datasets import Dataset
-from persam_ray.feature_cache import COUNTED, CacheUse, FeatureCache
-from persam_ray.images import resize_longest_side, resize_to_fit
+from persam_ray.feature_cache import COUNTED, CacheUse
 from persam_ray.model_stages import (
     DetectOptions,
     SegmentOptions,
     SegmentStage,
-    SegmentWithMaskRcnn,
-    SegmentWithPersam,
-    load_sam,
-    on_device,
 )
 from persam_ray.parts import Counts
 from persam_ray.progress import console, show_progress
@@ -45,12 +39,11 @@ from persam_ray.stages import DecodeImages, Run, WritePredictions
 
 if TYPE_CHECKING:
     from persam_ray.evaluation_merge import Metrics
-    from persam_ray.persam import Guidance
-    from persam_ray.precision import Precision
-    from persam_ray.types import ByteArray, Checkpoint, Reference, Target
+    from persam_ray.types import ByteArray
 
 ROWS_PER_CALL = 16
 CALLS_PER_ACTOR = 8  # at least, of small runs, so that the actors end together
+IMAGES_PER_ACTOR = 16  # and no more: one actor begins alone, for starting the others may take longer than the images
 CALLS_IN_FLIGHT = 2  # of an actor: one that it works on, one that waits for it; more would be kept from the others
 LEAST_ROWS_PER_FILE, ROWS_PER_FILE = 16, 1024  # of runs of up to 16,000 photos, and from a million on
 
@@ -65,6 +58,7 @@ class Labeler:
         options: How the model works.
         resize: Makes a photo as large as the model takes it.
         batch_size: Photos that the model takes at once.
+        check: Raises what went wrong with what the actors wait for: where they fail, that is why.
     """
 
     stage: type[SegmentStage]
@@ -72,6 +66,7 @@ class Labeler:
     options: SegmentOptions | DetectOptions
     resize: Callable[[ByteArray], ByteArray]
     batch_size: int = 1
+    check: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -135,7 +130,11 @@ def label_images(
     decode, write = DecodeImages(labeler.resize, report), WritePredictions(runs, reference_ids, report)
     with show_progress("labeling", images, lambda: cluster.read_counter(counter)[:2]):
         summaries = _chain(rows, images, decode, labeler, write, plan, report)
-        outcomes = run_directory.add_up(_watched(summaries.iter_rows(), watch))
+        try:
+            outcomes = run_directory.add_up(_watched(summaries.iter_rows(), watch))
+        except RayError:
+            labeler.check()
+            raise
     for name in runs:
         run_directory.check_complete(outcomes[name].counts, images)
     return Labeled(outcomes, time.perf_counter() - started_s, cluster.read_counter(counter)[2])
@@ -158,7 +157,7 @@ def _chain(
         .map_batches(
             labeler.stage,
             fn_constructor_args=(labeler.load, labeler.options, report),
-            compute=ActorPoolStrategy(size=plan.actors, max_tasks_in_flight_per_actor=CALLS_IN_FLIGHT),
+            compute=_pool(images, plan),
             batch_size=rows_per_call,
             batch_format="pyarrow",
             num_cpus=plan.actor_cpus,
@@ -167,6 +166,21 @@ def _chain(
         .map_batches(write, batch_size=_rows_per_file(images), **tasks)
     )
     return summaries
+
+
+def _pool(images: int, plan: WorkerPlan) -> ActorPoolStrategy:
+    """Return how the actors start: all at once, or of a few images one, which Ray Data adds to if they take it long.
+
+    Called in their main threads (Ray Data's default is another, which serves calls that overlap; ours never do): only
+    there does the C library keep freed memory as it is told to, and ViT-B takes 1.6 seconds a photo otherwise, not 1.4.
+    """
+    least = 1 if images <= IMAGES_PER_ACTOR * plan.actors else plan.actors
+    return ActorPoolStrategy(
+        min_size=least,
+        max_size=plan.actors,
+        max_tasks_in_flight_per_actor=CALLS_IN_FLIGHT,
+        enable_true_multi_threading=True,
+    )
 
 
 def _watched(summaries: Iterable[dict[str, Any]], watch: Callable[[Counts], None]) -> Iterator[dict[str, Any]]:
@@ -196,193 +210,3 @@ def write_sheet(dataset: Dataset, run: Run, outcome: Outcome, metrics: Metrics |
         cluster.in_task(plan, write_contact_sheet, run.folder, dataset, *facts)
     except Exception as error:
         console.print(f"the contact sheet could not be written: {error_line(cluster.cause_of(error))}")
-
-
-# --- SAM -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LoadedSam:
-    """A SAM checkpoint in the object store.
-
-    Attributes:
-        checkpoint: Its reference.
-        fingerprint: `sha256:...` of the file.
-        image_size_px: Side of the model's input.
-    """
-
-    checkpoint: ray.ObjectRef[Checkpoint]
-    fingerprint: str
-    image_size_px: int
-
-
-def load_checkpoint(uri: str) -> LoadedSam:
-    """Read a SAM checkpoint into the object store, where all actors share its memory.
-
-    It is read on this node, where `checkpoints.locate` has put it, but not by the driver.
-
-    Raises:
-        CheckpointError: Its layout is unknown.
-    """
-    checkpoint, facts = _read_once(_read_sam, uri)
-    return LoadedSam(checkpoint, *facts)
-
-
-def _read_once(read: Callable[..., Any], uri: str) -> tuple[ray.ObjectRef[Any], Any]:
-    """Read a file in a task that returns two things: one stays in the object store, the other comes here."""
-    strategy = cluster.on_this_node(soft=True)
-    task = ray.remote(read).options(num_cpus=0, num_returns=2, scheduling_strategy=strategy)
-    content, facts = cast("Any", task.remote(uri))  # two references, as asked for
-    return content, ray.get(facts)
-
-
-def _read_sam(uri: str) -> tuple[Checkpoint, tuple[str, int]]:
-    from persam_ray.checkpoints import read_checkpoint
-    from persam_ray.sam_build import build_modules
-    from persam_ray.types import CheckpointError
-
-    checkpoint = read_checkpoint(uri)
-    try:
-        modules = build_modules(checkpoint)
-    except CheckpointError as error:
-        raise CheckpointError(f"{uri}: {error}") from error
-    return checkpoint, (checkpoint.fingerprint, modules.image_size_px)
-
-
-def sam_options(
-    plan: WorkerPlan,
-    precision: Precision,
-    guidance: Guidance,
-    batch_size: int | None = None,
-    cache: FeatureCache | None = None,
-) -> SegmentOptions:
-    """Combine what the user asked for with what the cluster has."""
-    batch_size = batch_size or (8 if plan.device == "cuda" else 1)
-    share = cache.share(plan.actors) if cache else None
-    return SegmentOptions(plan.device, plan.threads, batch_size, precision, guidance, share)
-
-
-def make_targets(
-    sam: LoadedSam,
-    references: Mapping[str, Sequence[Reference]],
-    options: SegmentOptions,
-    method: str,
-    plan: WorkerPlan,
-) -> tuple[ray.ObjectRef[list[Target]], float]:
-    """Make a method's targets on one worker with the actors' hardware; they stay in the object store.
-
-    Returns:
-        Their reference, and the seconds that making them took, the model being loaded: what PerSAM-F calls training.
-    """
-    make = ray.remote(_make_targets).options(num_cpus=plan.actor_cpus, num_gpus=plan.actor_gpus, num_returns=2)
-    targets, seconds = cast("Any", make.remote(sam.checkpoint, references, options, method))  # two references
-    return targets, ray.get(seconds)  # raises what went wrong, here and now
-
-
-def _make_targets(
-    checkpoint: Checkpoint, references: Mapping[str, Sequence[Reference]], options: SegmentOptions, method: str
-) -> tuple[list[Target], float]:
-    from persam_ray.persam import ReferenceEncoder, make_target
-    from persam_ray.persam_f import make_target_f
-
-    # Once for the run, so by all of this machine. A fit at full precision: a rounded point on the reference would move
-    # the mask weights, and with them every mask.
-    precision = "float32" if method == "persam_f" else options.precision
-    sam = load_sam(checkpoint, replace(options, precision=precision, threads=len(os.sched_getaffinity(0))))
-    started_s = time.perf_counter()
-    make = {"persam": make_target, "persam_f": make_target_f}[method]
-    encode = ReferenceEncoder(sam, [example for examples in references.values() for example in examples])
-    targets = [on_device(make(sam, examples, encode), "cpu") for examples in references.values()]
-    return targets, time.perf_counter() - started_s
-
-
-def persam_labeler(
-    sam: LoadedSam, targets: Mapping[str, ray.ObjectRef[list[Target]]], options: SegmentOptions
-) -> Labeler:
-    """Return a labeler that encodes each image once for all methods in `targets`."""
-    load = partial(_fetch_sam, sam.checkpoint, dict(targets))
-    resize = partial(resize_longest_side, image_size_px=sam.image_size_px)
-    return Labeler(SegmentWithPersam, load, options, resize, options.batch_size)
-
-
-def _fetch_sam(
-    checkpoint: ray.ObjectRef[Checkpoint], targets: Mapping[str, ray.ObjectRef[list[Target]]]
-) -> tuple[Checkpoint, dict[str, list[Target]]]:
-    return ray.get(checkpoint), {method: ray.get(reference) for method, reference in targets.items()}
-
-
-# --- Mask R-CNN ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LoadedDetector:
-    """A trained Mask R-CNN in the object store.
-
-    Attributes:
-        checkpoint: Its reference.
-        fingerprint: `sha256:...` of the file.
-        categories: What it finds.
-        frame_px: Shorter and longer side that photos are resized to.
-    """
-
-    checkpoint: ray.ObjectRef[Checkpoint]
-    fingerprint: str
-    categories: tuple[str, ...]
-    frame_px: tuple[int, int]
-
-
-def load_detector(uri: str) -> LoadedDetector:
-    """Read a trained Mask R-CNN into the object store.
-
-    Raises:
-        CheckpointError: It is none of ours, or damaged.
-    """
-    checkpoint, facts = _read_once(_read_detector, uri)
-    return LoadedDetector(checkpoint, *facts)
-
-
-def _read_detector(uri: str) -> tuple[Checkpoint, tuple[str, tuple[str, ...], tuple[int, int]]]:
-    from persam_ray.checkpoints import read_checkpoint
-    from persam_ray.mask_rcnn import from_checkpoint
-    from persam_ray.types import CheckpointError
-
-    checkpoint = read_checkpoint(uri)
-    try:
-        spec = from_checkpoint(checkpoint.tensors, checkpoint.metadata).spec
-    except ValueError as error:
-        raise CheckpointError(f"{uri}: {error}") from error
-    return checkpoint, (checkpoint.fingerprint, spec.categories, spec.frame_px)
-
-
-def keep_checkpoint(uri: str | None) -> Callable[[], Checkpoint | None]:
-    """Read any checkpoint into the object store, and return what fetches it in a worker; of None it fetches None.
-
-    Raises:
-        CheckpointError: It cannot be read.
-    """
-    if uri is None:
-        return _nothing
-    reference, _ = _read_once(_read_any, uri)
-    return partial(_fetch, reference)
-
-
-def _read_any(uri: str) -> tuple[Checkpoint, str]:
-    from persam_ray.checkpoints import read_checkpoint
-
-    checkpoint = read_checkpoint(uri)
-    return checkpoint, checkpoint.fingerprint
-
-
-def _nothing() -> None:
-    return None
-
-
-def _fetch(reference: ray.ObjectRef[Checkpoint]) -> Checkpoint:
-    return ray.get(reference)
-
-
-def mask_rcnn_labeler(detector: LoadedDetector, options: DetectOptions) -> Labeler:
-    """Return a labeler that finds instances by a trained Mask R-CNN."""
-    shorter_px, longer_px = detector.frame_px
-    resize = partial(resize_to_fit, shorter_px=shorter_px, longer_px=longer_px)
-    return Labeler(SegmentWithMaskRcnn, partial(_fetch, detector.checkpoint), options, resize)

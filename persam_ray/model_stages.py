@@ -6,6 +6,7 @@ encodes each photo once, or finds its features in a cache.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +18,10 @@ import pyarrow as pa
 
 from persam_ray.feature_cache import CachedEncoder, FeatureCache
 from persam_ray.host_memory import keep_freed_memory
+from persam_ray.model_libraries import load_libraries
 from persam_ray.schema import Prediction
 from persam_ray.stages import LABELED, Report
-from persam_ray.types import ByteArray, Segmentation
+from persam_ray.types import ByteArray, CheckpointError, Segmentation
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from persam_ray.persam import Guidance, RawMask
     from persam_ray.precision import Precision
     from persam_ray.sam import Sam
-    from persam_ray.types import Checkpoint, DetectionLimits, Frame, Target
+    from persam_ray.types import Checkpoint, DetectionLimits, Frame, Reference, Target
 
 MASK_RCNN = "mask_rcnn"
 
@@ -68,12 +70,19 @@ class SegmentStage(Protocol):
 class SegmentWithPersam:
     """Holds SAM and the targets; each image is encoded once, then every method and category is decoded on its features.
 
+    Made at once, while the targets may still be in the making; the first call waits for them, and raises what went
+    wrong with them.
+
     Args:
         load: Returns the checkpoint, and the targets of each method by its name (from the object store, where all
             actors share them).
         options: How to segment.
         report: Where progress goes.
     """
+
+    _sam: Sam
+    _targets: Mapping[str, Sequence[Target]]
+    _cached: CachedEncoder | None = None
 
     def __init__(
         self,
@@ -82,25 +91,33 @@ class SegmentWithPersam:
         report: Report,
     ) -> None:
         keep_freed_memory()
-        checkpoint, targets = load()
-        self._sam = load_sam(checkpoint, options)
-        self._targets = {
-            method: [on_device(target, self._sam.device) for target in own] for method, own in targets.items()
-        }
-        self._cached: CachedEncoder | None = None
-        if options.cache is not None:
-            self._cached = CachedEncoder(self._sam, checkpoint.fingerprint, options.cache)
+        load_libraries()  # seconds, in which the targets are made elsewhere
+        self._load: Callable[[], tuple[Checkpoint, Mapping[str, Sequence[Target]]]] | None = load
         self._options = options
         self._report = report
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Turn PIXELS rows into LABELED rows, in the same order within each method."""
+        self._begin()
         failed, usable = _split(table, self._report)
         rows = {method: dict(failed) for method in self._targets}
         for batch, encode in self._encoders(usable, [_pixels(table, photo.index) for photo in usable]):
             for method, labeled in self._label(batch, encode):
                 rows[method] |= zip((photo.index for photo in batch), labeled, strict=True)
         return _labeled(table, rows)
+
+    def _begin(self) -> None:
+        """Build SAM, once."""
+        if self._load is None:
+            return
+        checkpoint, targets = self._load()
+        self._sam = load_sam(checkpoint, self._options)
+        self._targets = {
+            method: [on_device(target, self._sam.device) for target in own] for method, own in targets.items()
+        }
+        if self._options.cache is not None:
+            self._cached = CachedEncoder(self._sam, checkpoint.fingerprint, self._options.cache)
+        self._load = None
 
     def _encoders(
         self, photos: Sequence[_Photo], pixels: Sequence[ByteArray]
@@ -184,6 +201,44 @@ def on_device(target: Target, device: torch.device | str) -> Target:
     )
 
 
+def make_targets(
+    checkpoint: Checkpoint,
+    uri: str,
+    references: Mapping[str, Sequence[Reference]],
+    options: SegmentOptions,
+    method: str,
+) -> tuple[list[Target], float]:
+    """Make a method's targets, on the CPU; beside them, the seconds that it took, SAM being loaded.
+
+    Args:
+        checkpoint: Of SAM.
+        uri: Where it comes from, for messages.
+        references: By category.
+        options: How to segment.
+        method: `persam` or `persam_f`.
+
+    Raises:
+        CheckpointError: The tensors do not fit their layout.
+        MaskError: A reference's mask vanishes at the resolution of the features.
+    """
+    load_libraries()
+    from persam_ray.persam import ReferenceEncoder, make_target
+    from persam_ray.persam_f import make_target_f
+
+    # Once for the run, so by all of this machine. A fit at full precision: a rounded point on the reference would move
+    # the mask weights, and with them every mask.
+    precision = "float32" if method == "persam_f" else options.precision
+    try:
+        sam = load_sam(checkpoint, replace(options, precision=precision, threads=len(os.sched_getaffinity(0))))
+    except CheckpointError as error:
+        raise CheckpointError(f"{uri}: {error}") from error
+    started_s = time.perf_counter()
+    make = {"persam": make_target, "persam_f": make_target_f}[method]
+    encode = ReferenceEncoder(sam, [example for examples in references.values() for example in examples])
+    targets = [on_device(make(sam, examples, encode), "cpu") for examples in references.values()]
+    return targets, time.perf_counter() - started_s
+
+
 # --- Mask R-CNN ------------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +269,7 @@ class SegmentWithMaskRcnn:
     """
 
     def __init__(self, load: Callable[[], Checkpoint], options: DetectOptions, report: Report) -> None:
+        load_libraries()
         import torch
 
         from persam_ray.mask_rcnn import compute_in, from_checkpoint, network_dtype

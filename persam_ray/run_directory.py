@@ -16,7 +16,7 @@ from typing import Any
 from persam_ray.evaluation_merge import Metrics
 from persam_ray.judging import metrics_of
 from persam_ray.lease import Lease
-from persam_ray.parts import Counts
+from persam_ray.parts import PREDICTIONS_FOLDER, Counts
 from persam_ray.public_text import public
 from persam_ray.storage import absolute, check_writable, exists, join, list_files, read_json, remove, within, write_json
 
@@ -121,18 +121,25 @@ def begin(output: str, identity: Mapping[str, Any], run_id: str) -> list[dict[st
     )
     if not is_ours:
         raise OutputError(f"--output {output}: its run.json is damaged; use --overwrite, or another output")
-    for name, value in identity.items():
-        there = found["identity"].get(name)
-        if there != value:
-            is_short = isinstance(value, str | float) or (isinstance(value, list) and len(value) <= SHOWN)
-            differ = f"was {there}, and now is {value}" if is_short else "differ"
-            raise OutputError(
-                f"--output {output}: holds a run whose {name} {differ}; give the same, another --output, or --overwrite"
-            )
+    if differing := [name for name, value in identity.items() if found["identity"].get(name) != value]:
+        _check_differing(output, found["identity"], identity, differing[0])
     runs = [*found["runs"], {"run_id": run_id, "started": _now()}]
     write_json(uri, {"identity": identity, "runs": runs})
     remove(join(output, "manifest.json"))
     return runs
+
+
+def _check_differing(output: str, there: Mapping[str, Any], identity: Mapping[str, Any], name: str) -> None:
+    """Raise OutputError where a run of another identity has labeled anything; what failed before that binds nobody."""
+    predictions = join(output, PREDICTIONS_FOLDER)
+    if not (exists(predictions) and list_files(predictions)):
+        return
+    value = identity[name]
+    is_short = isinstance(value, str | float) or (isinstance(value, list) and len(value) <= SHOWN)
+    differ = f"was {there.get(name)}, and now is {value}" if is_short else "differ"
+    raise OutputError(
+        f"--output {output}: holds a run whose {name} {differ}; give the same, another --output, or --overwrite"
+    )
 
 
 def _now() -> str:

@@ -23,10 +23,9 @@ from timm.models.tiny_vit import TinyVit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from persam_ray.checkpoint_layout import detect_layout, image_size_px
 from persam_ray.types import Checkpoint, CheckpointError, Tensors
 
-COMPACT_FORMAT = "persam-ray/compact-sam/1"
-MOBILE_SAM_IMAGE_SIZE_PX = 1024
 DECODER_HEADS = 8  # of every published SAM; the number leaves no trace in a tensor's shape
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -48,10 +47,10 @@ def build_modules(checkpoint: Checkpoint) -> SamModules:
     Raises:
         CheckpointError: Unknown layout, or tensors missing, left over or of unexpected shapes.
     """
-    layout = detect_layout(checkpoint)
+    layout, size_px = detect_layout(checkpoint), image_size_px(checkpoint)
     try:
-        image_encoder, image_size_px = {"vit": _vit, "mobile": _mobile, "compact": _compact}[layout](checkpoint)
-        prompt_encoder = _filled(_prompt_encoder(checkpoint.tensors, image_size_px), checkpoint, "prompt_encoder.")
+        image_encoder = {"vit": _vit, "mobile": _mobile, "compact": _compact}[layout](checkpoint)
+        prompt_encoder = _filled(_prompt_encoder(checkpoint.tensors, size_px), checkpoint, "prompt_encoder.")
         mask_decoder = _filled(_mask_decoder(checkpoint.tensors), checkpoint, "mask_decoder.")
     except KeyError as error:
         raise CheckpointError(f"the checkpoint has no tensor {error}, which SAM ({layout}) needs") from error
@@ -59,28 +58,7 @@ def build_modules(checkpoint: Checkpoint) -> SamModules:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"the checkpoint's tensors have shapes that no SAM ({layout}) has: {error}") from error
-    return SamModules(image_encoder, prompt_encoder, mask_decoder, image_size_px)
-
-
-def detect_layout(checkpoint: Checkpoint) -> str:
-    """Return `vit`, `mobile` or `compact` by the names of the image encoder's tensors.
-
-    Raises:
-        CheckpointError: None of them.
-    """
-    tensors = checkpoint.tensors
-    if "prompt_encoder.no_mask_embed.weight" in tensors and "mask_decoder.iou_token.weight" in tensors:
-        if "image_encoder.patch_embed.proj.weight" in tensors:
-            return "vit"
-        if "image_encoder.patch_embed.seq.0.c.weight" in tensors:
-            return "mobile"
-        if checkpoint.metadata.get("format") == COMPACT_FORMAT:
-            return "compact"
-    first = ", ".join(sorted(tensors)[:3]) or "no tensor at all"
-    raise CheckpointError(
-        "unknown checkpoint layout: expected SAM (ViT), MobileSAM or compact SAM, with image_encoder.*, "
-        f"prompt_encoder.* and mask_decoder.* tensors, but found {len(tensors)} tensors ({first}, ...)"
-    )
+    return SamModules(image_encoder, prompt_encoder, mask_decoder, size_px)
 
 
 def _filled(module: ModuleT, checkpoint: Checkpoint, prefix: str) -> ModuleT:
@@ -113,7 +91,7 @@ def _load(module: ModuleT, state: dict[str, Tensor], prefix: str) -> ModuleT:
 # --- segment_anything's ViT ------------------------------------------------------------------------------------------
 
 
-def _vit(checkpoint: Checkpoint) -> tuple[nn.Module, int]:
+def _vit(checkpoint: Checkpoint) -> ImageEncoderViT:
     shapes = {
         name.removeprefix("image_encoder."): array.shape
         for name, array in checkpoint.tensors.items()
@@ -144,7 +122,7 @@ def _vit(checkpoint: Checkpoint) -> tuple[nn.Module, int]:
             window_size=windows.pop() if windows else 0,
             global_attn_indexes=tuple(index for index, side in enumerate(sides) if side == grid),
         )
-    return _filled(encoder, checkpoint, "image_encoder."), grid * patch_size
+    return _filled(encoder, checkpoint, "image_encoder.")
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
@@ -169,7 +147,7 @@ class MobileEncoder(nn.Module):
         return features
 
 
-def _mobile(checkpoint: Checkpoint) -> tuple[nn.Module, int]:
+def _mobile(checkpoint: Checkpoint) -> nn.Module:
     state = {_timm_name(name): tensor for name, tensor in _state(checkpoint, "image_encoder.").items()}
     state = {name: tensor for name, tensor in state.items() if not name.startswith("unused.")}
     stages = range(1, _count(state, r"backbone\.stages\.(\d+)\."))
@@ -184,7 +162,7 @@ def _mobile(checkpoint: Checkpoint) -> tuple[nn.Module, int]:
         window_sizes=(7, *(math.isqrt(offsets) for _, offsets in biases)),
     )
     backbone.head = nn.Identity()
-    return _load(MobileEncoder(backbone, _neck(widths[-1])), state, "image_encoder."), MOBILE_SAM_IMAGE_SIZE_PX
+    return _load(MobileEncoder(backbone, _neck(widths[-1])), state, "image_encoder.")
 
 
 def _timm_name(name: str) -> str:
@@ -229,45 +207,40 @@ class CompactEncoder(nn.Module):
         return features
 
 
-def _compact(checkpoint: Checkpoint) -> tuple[nn.Module, int]:
-    name, image_size = checkpoint.metadata.get("backbone", ""), checkpoint.metadata.get("image_size", "")
-    if not timm.is_model(name) or not image_size.isdecimal() or int(image_size) % 32 or int(image_size) == 0:
-        raise CheckpointError(
-            "a compact SAM names its timm backbone and image size (a multiple of 32) in the metadata, but got "
-            f"{name!r} and {image_size!r}"
-        )
+def _compact(checkpoint: Checkpoint) -> nn.Module:
+    name = checkpoint.metadata.get("backbone", "")
+    if not timm.is_model(name):
+        raise CheckpointError(f"a compact SAM names its timm backbone in the metadata, not {name!r}")
     backbone: Any = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), pretrained=False)
     encoder = CompactEncoder(backbone, tuple(backbone.feature_info.channels()))
-    return _filled(encoder, checkpoint, "image_encoder."), int(image_size)
+    return _filled(encoder, checkpoint, "image_encoder.")
 
 
 # --- the parts that all of them share --------------------------------------------------------------------------------
+# They are small, and so not made on the meta device: random numbers there load torch's compiler, for a second.
 
 
 def _prompt_encoder(tensors: Tensors, image_size_px: int) -> PromptEncoder:
-    embed_dim = tensors["prompt_encoder.no_mask_embed.weight"].shape[1]
     grid = image_size_px // 16
-    with torch.device("meta"):
-        return PromptEncoder(
-            embed_dim=embed_dim,
-            image_embedding_size=(grid, grid),
-            input_image_size=(image_size_px, image_size_px),
-            mask_in_chans=tensors["prompt_encoder.mask_downscaling.3.weight"].shape[0],
-        )
+    return PromptEncoder(
+        embed_dim=tensors["prompt_encoder.no_mask_embed.weight"].shape[1],
+        image_embedding_size=(grid, grid),
+        input_image_size=(image_size_px, image_size_px),
+        mask_in_chans=tensors["prompt_encoder.mask_downscaling.3.weight"].shape[0],
+    )
 
 
 def _mask_decoder(tensors: Tensors) -> MaskDecoder:
     width = tensors["mask_decoder.iou_token.weight"].shape[1]
-    with torch.device("meta"):
-        return MaskDecoder(
-            transformer_dim=width,
-            transformer=TwoWayTransformer(
-                depth=_count(tensors, r"mask_decoder\.transformer\.layers\.(\d+)\."),
-                embedding_dim=width,
-                num_heads=DECODER_HEADS,
-                mlp_dim=tensors["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
-            ),
-            num_multimask_outputs=tensors["mask_decoder.mask_tokens.weight"].shape[0] - 1,
-            iou_head_depth=_count(tensors, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
-            iou_head_hidden_dim=tensors["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
-        )
+    return MaskDecoder(
+        transformer_dim=width,
+        transformer=TwoWayTransformer(
+            depth=_count(tensors, r"mask_decoder\.transformer\.layers\.(\d+)\."),
+            embedding_dim=width,
+            num_heads=DECODER_HEADS,
+            mlp_dim=tensors["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
+        ),
+        num_multimask_outputs=tensors["mask_decoder.mask_tokens.weight"].shape[0] - 1,
+        iou_head_depth=_count(tensors, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
+        iou_head_hidden_dim=tensors["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
+    )

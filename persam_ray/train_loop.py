@@ -16,7 +16,7 @@ import ray
 import ray.train
 import ray.train.torch
 
-from persam_ray import cluster, labeling
+from persam_ray import cluster, models
 from persam_ray.checkpoints import DETECTOR_FILE, locate_start
 from persam_ray.datasets import Dataset
 from persam_ray.detector_config import Objects, TrainingConfig
@@ -167,7 +167,7 @@ def train_detector(config: TrainingConfig, categories: tuple[str, ...], dataset:
         precision=config.precision,
         threads=plan.threads,
         course=Course(config.steps, config.epoch_steps, output, asdict(config.settings)),
-        load_start=labeling.keep_checkpoint(start_uri),
+        load_start=models.keep_checkpoint(start_uri),
     )
     start = _check_once(job, dataset, plan)
     console.print(f"Mask R-CNN ({backbone}) starts from {public(start_uri or 'random weights')}: {start}")

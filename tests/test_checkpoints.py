@@ -82,6 +82,16 @@ def test_bfloat16_becomes_float32_and_float16_stays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tensors["b"], HALVES.numpy())
 
 
+@pytest.mark.parametrize("type_name", ["float32", "float16", "bfloat16", "int64"])
+def test_safetensors_are_read_alike_with_torch_and_without(tmp_path: Path, type_name: str) -> None:
+    tensor = HALVES.to(getattr(torch, type_name))
+    save_file({"a": tensor}, tmp_path / "a.safetensors", metadata={"format": "b"})
+    checkpoint = read_checkpoint(str(tmp_path / "a.safetensors"))
+    assert checkpoint.metadata == {"format": "b"}
+    assert checkpoint.tensors["a"].dtype == np.dtype("float32" if type_name == "bfloat16" else type_name)
+    np.testing.assert_array_equal(checkpoint.tensors["a"], tensor.float().numpy())
+
+
 class Code:
     """Unpickles by running a command."""
 

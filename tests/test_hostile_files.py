@@ -22,12 +22,13 @@ from PIL import Image
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
 from persam_ray import shards
+from persam_ray.checkpoints import read_sam
 from persam_ray.command_line import parse
 from persam_ray.config import ConfigError, LabelConfig
 from persam_ray.datasets import DatasetError, open_dataset
 from persam_ray.demo.sam_training import SamTrainingSettings
 from persam_ray.images import BadImageError, decode_image
-from persam_ray.labeling import _read_any, _read_detector, _read_sam
+from persam_ray.models import _read_any, _read_detector
 from persam_ray.sam_train_loop import SamTrainingJob, _build
 from persam_ray.schema import PREDICTIONS, SchemaError
 from persam_ray.shards import FileShard, ImageFile, ParquetShard, Shard, TarShard, read_tables
@@ -109,8 +110,8 @@ def read_start_of_sam(uri: str) -> object:
 
 
 LOADERS: dict[str, tuple[str, Callable[[str], object]]] = {
-    "--sam": ("sam.pth", _read_sam),
-    "--sam, safetensors": ("sam.safetensors", _read_sam),
+    "--sam": ("sam.pth", read_sam),
+    "--sam, safetensors": ("sam.safetensors", read_sam),
     "--checkpoint": ("mask_rcnn.safetensors", _read_detector),
     "--start of Mask R-CNN": ("start.pt", _read_any),
     "--start of SAM": ("start.safetensors", read_start_of_sam),

@@ -13,15 +13,16 @@ METHOD_LAYER = frozenset(
     {
         "types", "masks", "images", "sam", "sam_build", "sam_decoder", "persam", "persam_f", "mask_rcnn", "few_shot",
         "evaluation", "evaluation_merge", "precision", "detection", "demo", "vit_encoder", "conv_encoder",
-        "folded_decoder", "host_memory",
+        "folded_decoder", "host_memory", "checkpoint_layout",
+        "model_libraries",
     }
 )  # fmt: skip
 CLUSTER_LAYER = frozenset(
     {
         "annotations", "benchmark", "benchmark_report", "checkpoints", "cluster", "command_line", "config",
-        "contenders", "feature_cache",
+        "contenders", "counter", "feature_cache",
         "datasets", "detector_config", "examples", "gallery", "judging", "labeling", "labeling_run", "lease",
-        "ledger", "model_stages", "parts", "progress",
+        "ledger", "model_stages", "models", "parts", "progress",
         "reading", "references", "report", "run_directory", "schema", "shards", "split", "stages", "storage",
         "demonstration", "public_text", "sam_train_loop", "sam_training_config", "train_loop", "training",
     }

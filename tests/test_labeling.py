@@ -11,12 +11,11 @@ from persam_ray import persam_f
 from persam_ray.labeling import (
     CALLS_PER_ACTOR,
     ROWS_PER_CALL,
-    _make_targets,
     _rows_per_call,
     _rows_per_file,
 )
 from persam_ray.labeling_run import TooManyFailuresError, check_failures
-from persam_ray.model_stages import SegmentOptions
+from persam_ray.model_stages import SegmentOptions, make_targets
 from persam_ray.parts import Counts
 from persam_ray.persam import ReferenceEncoder
 from persam_ray.persam_f import make_target_f
@@ -44,9 +43,12 @@ def test_a_photo_of_several_categories_and_references_is_encoded_once(
     again = Reference("other", scene(128, 90, seed=3), disc(128, 90))
     references = {"disc": [disc_reference], "other": [background, again], "top": [top, background]}
     options = SegmentOptions("cpu", 1, 1, "float32", "aligned")
-    shared, _ = _make_targets(small_checkpoint, references, options, method)
+    shared, _ = make_targets(small_checkpoint, "sam.pth", references, options, method)
     assert encoded == [1, 1]
-    alone = [_make_targets(small_checkpoint, {name: own}, options, method)[0][0] for name, own in references.items()]
+    alone = [
+        make_targets(small_checkpoint, "sam.pth", {name: own}, options, method)[0][0]
+        for name, own in references.items()
+    ]
     for one, other in zip(shared, alone, strict=True):
         assert torch.equal(one.feature_c, other.feature_c)
         assert torch.equal(one.embedding_c, other.embedding_c)
@@ -66,7 +68,7 @@ def test_mask_weights_are_fitted_in_float32_whatever_the_precision_of_labeling(
     small_checkpoint: Checkpoint, small_sam: Sam, disc_reference: Reference
 ) -> None:
     options = SegmentOptions("cpu", 1, 1, "bfloat16", "aligned")
-    ((target,), _) = _make_targets(small_checkpoint, {"disc": [disc_reference]}, options, "persam_f")
+    ((target,), _) = make_targets(small_checkpoint, "sam.pth", {"disc": [disc_reference]}, options, "persam_f")
     rounded = make_target_f(Sam(small_checkpoint, precision="bfloat16"), [disc_reference])
     exact = make_target_f(small_sam, [disc_reference])
     torch.testing.assert_close(target.embedding_c, exact.embedding_c, atol=1e-5, rtol=1e-5)

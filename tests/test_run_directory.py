@@ -84,6 +84,8 @@ def test_a_run_is_gone_on_with_only_by_the_same(tmp_path: Path) -> None:
     assert [run["run_id"] for run in runs] == ["1", "2"]
     assert first["started"] <= runs[1]["started"]
     assert not (tmp_path / "manifest.json").exists()
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "part-0000000000000000.parquet").write_bytes(b"")
     for changed, says in [
         ({"--method": "persam_f"}, "--method was persam, and now is persam_f"),
         ({"--reference-ids": ["b"]}, r"--reference-ids was \['a'\], and now is \['b'\]"),
@@ -92,6 +94,12 @@ def test_a_run_is_gone_on_with_only_by_the_same(tmp_path: Path) -> None:
     ]:
         with pytest.raises(OutputError, match=says):
             begin(str(tmp_path), identity | changed, "3")
+
+
+def test_a_run_that_failed_before_it_labeled_anything_binds_nobody(tmp_path: Path) -> None:
+    begin(str(tmp_path), {"--sam": "damaged"}, "1")
+    begin(str(tmp_path), {"--sam": "mended"}, "2")
+    assert json.loads((tmp_path / "run.json").read_text())["identity"] == {"--sam": "mended"}
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"identity": null, "runs": []}', '{"identity": {}, "runs": 1}'])

@@ -7,9 +7,10 @@ import pytest
 import timm
 import torch
 
+from persam_ray.checkpoint_layout import COMPACT_FORMAT, image_size_px
 from persam_ray.images import resize_longest_side
 from persam_ray.sam import Sam
-from persam_ray.sam_build import COMPACT_FORMAT, CompactEncoder, build_modules
+from persam_ray.sam_build import CompactEncoder, build_modules
 from persam_ray.types import Checkpoint, CheckpointError, Points
 from tests.conftest import scene
 from tests.seeded_weights import fill, official_sam
@@ -143,6 +144,19 @@ def test_compact_sam_needs_its_backbones_name() -> None:
     checkpoint = compact_checkpoint({"format": COMPACT_FORMAT, "backbone": "no_such_model", "image_size": "128"})
     with pytest.raises(CheckpointError, match="'no_such_model'"):
         build_modules(checkpoint)
+
+
+@pytest.mark.parametrize("size", ["", "-32", "0", "100", "x"])
+def test_compact_sam_needs_a_size_that_its_strides_divide(size: str) -> None:
+    with pytest.raises(CheckpointError, match=f"multiple of 32.*not '{size}'"):
+        image_size_px(compact_checkpoint({"format": COMPACT_FORMAT, "backbone": "mobilenetv2_035", "image_size": size}))
+
+
+def test_the_size_of_the_input_is_known_without_building_anything(small_checkpoint: Checkpoint) -> None:
+    assert image_size_px(small_checkpoint) == build_modules(small_checkpoint).image_size_px
+    without = {name: array for name, array in small_checkpoint.tensors.items() if name != "image_encoder.pos_embed"}
+    with pytest.raises(CheckpointError, match=r"no tensor 'image_encoder\.pos_embed'"):
+        image_size_px(Checkpoint(without))
 
 
 @pytest.mark.parametrize("tensors", [{}, {"fc.weight": np.zeros((2, 2))}])

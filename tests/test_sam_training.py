@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
+from persam_ray.checkpoint_layout import COMPACT_FORMAT
 from persam_ray.checkpoints import read_checkpoint
 from persam_ray.demo.compact_sam import CompactSam, load_weights, new_compact_sam, to_compact_checkpoint
 from persam_ray.demo.sam_losses import candidate_losses, error_points
@@ -35,7 +36,6 @@ from persam_ray.demo.sam_training import (
 from persam_ray.demo.scenes import Scene, draw_scene
 from persam_ray.images import resize_longest_side
 from persam_ray.sam import Sam
-from persam_ray.sam_build import COMPACT_FORMAT
 from persam_ray.types import Checkpoint, CheckpointError, Points
 
 SIZE_PX = 128

@@ -11,7 +11,8 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from persam_ray.sam_build import COMPACT_FORMAT, DECODER_HEADS, CompactEncoder
+from persam_ray.checkpoint_layout import COMPACT_FORMAT
+from persam_ray.sam_build import DECODER_HEADS, CompactEncoder
 from persam_ray.types import Checkpoint, CheckpointError
 
 WAVE_CYCLES = (0.5, 6.0)

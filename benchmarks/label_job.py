@@ -5,10 +5,9 @@
 
 Three sides take the same photos and weights, one after the other on the same machine:
 
-- loop: one photo at a time in float32: open, `SamPredictor.set_image`, three `predict` calls (a point; with the mask as
-  well; with its box as well), as the official script does;
+- loop: `official_loop.py`, one photo at a time in float32 as the official script does, from the command to its end;
 - model: our encoder and decoder alone, on photos that are decoded and resized already;
-- job: `jobs/label.py` as a process of its own, from the command to its end; once more with several categories.
+- job: `jobs/label.py`, from the command to its end; once more with several categories.
 
 Prints seconds a photo, ratios and a JSON line. `vit_b_random` is ViT-B's shape with random weights, which measures
 time, not quality.
@@ -23,19 +22,15 @@ import time
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
-from segment_anything import SamPredictor, sam_model_registry
-from segment_anything.modeling import Sam as PackageSam
+from segment_anything import sam_model_registry
 
 from persam_ray import persam
 from persam_ray.checkpoints import locate, read_checkpoint
 from persam_ray.host_memory import keep_freed_memory
 from persam_ray.images import decode_image, decode_mask, resize_longest_side
-from persam_ray.sam import PIXEL_MEAN, PIXEL_STD, Sam
-from persam_ray.sam_build import build_modules
+from persam_ray.sam import Sam
 from persam_ray.types import Checkpoint, Reference
 
 ROOT = Path(__file__).parents[1]
@@ -56,9 +51,11 @@ def main() -> None:
         work = Path(folder)
         uri = str(random_vit_b(work)) if options.sam == "vit_b_random" else locate(options.sam)
         checkpoint = read_checkpoint(uri)
-        seconds = {"loop": loop_s(checkpoint, photos), "model": model_s(checkpoint, photos, options.reference)}
+        copied(work / "images", photos)
+        loop, loop_alone = loop_s(work, uri, options.reference)
+        seconds = {"loop": loop, "its photos": loop_alone, "model": model_s(checkpoint, photos, options.reference)}
         for categories in (1, options.categories):
-            whole_s, label_s = job_s(work, uri, photos, options.reference, categories)
+            whole_s, label_s = job_s(work, uri, options.reference, categories)
             seconds |= {f"job, {categories} categories": whole_s, f"its labeling, {categories} categories": label_s}
     report(seconds, len(photos), options.categories, options.sam)
 
@@ -71,29 +68,20 @@ def random_vit_b(work: Path) -> Path:
     return path
 
 
-def loop_s(checkpoint: Checkpoint, photos: list[Path]) -> float:
-    """Return the seconds of the plain loop, its first photo done twice to warm up."""
-    modules = build_modules(checkpoint)
-    modules.image_encoder.img_size = modules.image_size_px  # SamPredictor asks for it; only the package's ViT has it
-    parts = modules.image_encoder, modules.prompt_encoder, modules.mask_decoder
-    predictor = SamPredictor(PackageSam(*parts, list(PIXEL_MEAN), list(PIXEL_STD)))
-    _predict_thrice(predictor, photos[0])
+def copied(folder: Path, photos: list[Path]) -> None:
+    """Copy photos into a folder of their own."""
+    folder.mkdir()
+    for number, photo in enumerate(photos):
+        (folder / f"{number:05}{photo.suffix}").write_bytes(photo.read_bytes())
+
+
+def loop_s(work: Path, uri: str, reference: str) -> tuple[float, float]:
+    """Return the seconds of the official loop from command to end, and of its photos alone."""
+    command = [sys.executable, "benchmarks/official_loop.py", "--images", str(work / "images"), "--sam", uri]
+    command += ["--reference", reference, "--output", str(work / "masks")]
     started_s = time.perf_counter()
-    for photo in photos:
-        _predict_thrice(predictor, photo)
-    return time.perf_counter() - started_s
-
-
-def _predict_thrice(predictor: SamPredictor, photo: Path) -> None:
-    image = np.asarray(Image.open(photo).convert("RGB"))
-    predictor.set_image(image)
-    point = {"point_coords": np.array([[image.shape[1] / 2, image.shape[0] / 2]]), "point_labels": np.array([1])}
-    _, _, logits = predictor.predict(**point, multimask_output=False)
-    masks, scores, logits = predictor.predict(**point, mask_input=logits[:1], multimask_output=True)
-    best = int(scores.argmax())
-    y, x = np.nonzero(masks[best] if masks[best].any() else np.ones_like(masks[best]))
-    box = np.array([x.min(), y.min(), x.max(), y.max()])
-    predictor.predict(**point, box=box[None], mask_input=logits[best : best + 1], multimask_output=True)
+    said = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return time.perf_counter() - started_s, float(said)
 
 
 def model_s(checkpoint: Checkpoint, photos: list[Path], reference: str) -> float:
@@ -111,12 +99,9 @@ def model_s(checkpoint: Checkpoint, photos: list[Path], reference: str) -> float
     return time.perf_counter() - started_s
 
 
-def job_s(work: Path, uri: str, photos: list[Path], reference: str, categories: int) -> tuple[float, float]:
+def job_s(work: Path, uri: str, reference: str, categories: int) -> tuple[float, float]:
     """Return the seconds of the job from command to end, and of its labeling alone (by its manifest)."""
     images, output = work / "images", work / f"labels-{categories}"
-    images.mkdir(exist_ok=True)
-    for number, photo in enumerate(photos):
-        (images / f"{number:05}{photo.suffix}").write_bytes(photo.read_bytes())
     command = [sys.executable, "jobs/label.py", "--images", str(images), "--output", str(output), "--sam", uri]
     for number in range(categories):
         command += ["--reference", f"category-{number}={reference}"]
@@ -129,17 +114,17 @@ def job_s(work: Path, uri: str, photos: list[Path], reference: str, categories: 
 def report(seconds: dict[str, float], photos: int, categories: int, sam: str) -> None:
     """Print all of it."""
     for side, spent_s in seconds.items():
-        print(f"{side:28} {spent_s:8.2f} s  {1000 * spent_s / photos:8.1f} ms a photo")
+        print(f"{side:40} {spent_s:8.2f} s  {1000 * spent_s / photos:8.1f} ms a photo")
     one, several = "job, 1 categories", f"job, {categories} categories"
     ratios = {
         "loop / job": seconds["loop"] / seconds[one],
-        "loop / its labeling": seconds["loop"] / seconds["its labeling, 1 categories"],
-        "loop / model": seconds["loop"] / seconds["model"],
+        "photos of the loop / labeling of the job": seconds["its photos"] / seconds["its labeling, 1 categories"],
+        "photos of the loop / model": seconds["its photos"] / seconds["model"],
         "model / its labeling": seconds["model"] / seconds["its labeling, 1 categories"],
         f"{categories} categories / 1": seconds[several] / seconds[one],
     }
     for name, ratio in ratios.items():
-        print(f"{name:28} {ratio:8.2f}")
+        print(f"{name:40} {ratio:8.2f}")
     print(json.dumps({"sam": sam, "photos": photos, "threads": torch.get_num_threads(), **seconds, **ratios}))
 
 

@@ -4,6 +4,7 @@ from persam_ray.types import Checkpoint, CheckpointError
 
 COMPACT_FORMAT = "persam-ray/compact-sam/1"
 MOBILE_SAM_IMAGE_SIZE_PX = 1024
+LARGEST_PX = 4096  # four times SAM's; photos are resized to what a file says, before its tensors are looked at
 
 
 def detect_layout(checkpoint: Checkpoint) -> str:
@@ -41,17 +42,25 @@ def image_size_px(checkpoint: Checkpoint) -> int:
 
 def _vit_size_px(checkpoint: Checkpoint) -> int:
     try:
-        _, grid, _, _ = checkpoint.tensors["image_encoder.pos_embed"].shape
+        _, rows, columns, _ = checkpoint.tensors["image_encoder.pos_embed"].shape
         _, _, patch_px, _ = checkpoint.tensors["image_encoder.patch_embed.proj.weight"].shape
     except KeyError as error:
         raise CheckpointError(f"the checkpoint has no tensor {error}, which SAM (vit) needs") from error
     except ValueError as error:
         raise CheckpointError(f"the checkpoint's tensors have shapes that no SAM (vit) has: {error}") from error
-    return int(grid) * int(patch_px)
+    if rows != columns or not 0 < rows * patch_px <= LARGEST_PX:
+        raise CheckpointError(
+            f"the checkpoint's image_encoder.pos_embed is for {rows} x {columns} patches of {patch_px} pixels, and no "
+            f"square of up to {LARGEST_PX}"
+        )
+    return int(rows * patch_px)
 
 
 def _compact_size_px(checkpoint: Checkpoint) -> int:
     size = checkpoint.metadata.get("image_size", "")
-    if not size.isdecimal() or int(size) % 32 or int(size) == 0:
-        raise CheckpointError(f"a compact SAM names its image size (a multiple of 32) in the metadata, not {size!r}")
+    if not (size.isdecimal() and len(size) < 6 and 0 < int(size) <= LARGEST_PX) or int(size) % 32:
+        raise CheckpointError(
+            "a compact SAM names its image size (a multiple of 32, up to "
+            f"{LARGEST_PX}) in the metadata, not {size[:20]!r}"
+        )
     return int(size)

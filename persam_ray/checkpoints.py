@@ -214,17 +214,17 @@ def _safetensors_header(path: Path) -> dict[str, Any] | None:
 def _read_safetensors(path: Path, header: Mapping[str, Any], uri: str) -> dict[str, np.ndarray[Any, Any]]:
     from safetensors import SafetensorError
 
-    types = {entry.get("dtype") for entry in header.values() if isinstance(entry, Mapping)}
+    tensors = [entry for name, entry in header.items() if name != "__metadata__" and isinstance(entry, Mapping)]
     try:
-        if types <= NUMPY_TYPES | {None}:  # without torch, which takes a second to load
+        if {str(entry.get("dtype")) for entry in tensors} <= NUMPY_TYPES:  # without torch, which takes a second to load
             from safetensors.numpy import load_file
 
             return load_file(path)
         from safetensors.torch import load_file as load_tensors
 
         return _to_numpy(load_tensors(path))
-    except SafetensorError as error:
-        raise CheckpointError(f"{uri}: damaged safetensors file ({error})") from error
+    except (SafetensorError, ValueError, TypeError, OverflowError) as error:  # the last three: of shapes and types
+        raise CheckpointError(f"{uri}: damaged safetensors file, or of unknown types ({error})") from error
 
 
 def _read_torch(path: Path, uri: str) -> dict[str, np.ndarray[Any, Any]]:

@@ -1,7 +1,6 @@
 """A model on its actors, and a pass of all images through it: what every labeling job does.
 
-    checkpoint, ... = load_checkpoint(uri)            read once, into the object store, which all actors share
-    labeler = persam_labeler(checkpoint, targets, ...)
+    labeler = models.persam_labeler(...)
     labeled = label_images(rows, images, labeler, runs, plan)
 
 The driver sees counts and summaries: no pixels, masks or weights.
@@ -26,11 +25,7 @@ from persam_ray.cluster import WorkerPlan
 from persam_ray.command_line import error_line
 from persam_ray.datasets import Dataset
 from persam_ray.feature_cache import COUNTED, CacheUse
-from persam_ray.model_stages import (
-    DetectOptions,
-    SegmentOptions,
-    SegmentStage,
-)
+from persam_ray.model_stages import DetectOptions, SegmentOptions, SegmentStage
 from persam_ray.parts import Counts
 from persam_ray.progress import console, show_progress
 from persam_ray.report import write_contact_sheet
@@ -44,7 +39,10 @@ if TYPE_CHECKING:
 ROWS_PER_CALL = 16
 CALLS_PER_ACTOR = 8  # at least, of small runs, so that the actors end together
 IMAGES_PER_ACTOR = 16  # and no more: one actor begins alone, for starting the others may take longer than the images
-CALLS_IN_FLIGHT = 2  # of an actor: one that it works on, one that waits for it; more would be kept from the others
+CALLS_IN_FLIGHT = 2
+"""Of an actor: one that it works on, one that waits for it. More would be kept from the others; with fewer, Ray Data
+would not add actors to the first (it does so from 1.75 calls for each on)."""
+
 LEAST_ROWS_PER_FILE, ROWS_PER_FILE = 16, 1024  # of runs of up to 16,000 photos, and from a million on
 
 
@@ -75,7 +73,7 @@ class Labeled:
 
     Attributes:
         outcomes: What each run came to, by its name.
-        wall_s: Seconds that the pass took.
+        wall_s: Seconds that the pass took, with the start of the actors and, on CPUs, the making of the targets.
         busy_s: Seconds that workers were busy, in sum, by step: `decode` (the reading not counted), `encode`, each
             method by its name, `write`; beside them what the feature cache counts.
     """
@@ -169,7 +167,7 @@ def _chain(
 
 
 def _pool(images: int, plan: WorkerPlan) -> ActorPoolStrategy:
-    """Return how the actors start: all at once, or of a few images one, which Ray Data adds to if they take it long.
+    """Return how the actors start: all at once, or for a few images one, which Ray Data adds to once it is busy.
 
     Called in their main threads (Ray Data's default is another, which serves calls that overlap; ours never do): only
     there does the C library keep freed memory as it is told to, and ViT-B takes 1.6 seconds a photo otherwise, not 1.4.

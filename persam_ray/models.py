@@ -131,8 +131,9 @@ def persam_labeler(sam: LoadedSam, made: Mapping[str, MadeTargets], options: Seg
     resize = partial(resize_longest_side, image_size_px=sam.image_size_px)
 
     def check() -> None:
-        for own in made.values():
-            own.wait()
+        seconds = [own.seconds for own in made.values()]
+        ended, _ = ray.wait(seconds, num_returns=len(seconds), timeout=0)  # what still runs is not why actors failed
+        ray.get(ended)
 
     return Labeler(SegmentWithPersam, load, options, resize, options.batch_size, check)
 

@@ -111,7 +111,7 @@ def begin(output: str, identity: Mapping[str, Any], run_id: str) -> list[dict[st
         The runs so far, this one last, each with its `run_id` and `started` (UTC); complete ones have their counts.
 
     Raises:
-        OutputError: The runs there had another identity; the message says in what.
+        OutputError: Runs of another identity have labeled something there; the message says in what they differ.
     """
     identity = json.loads(json.dumps(identity))
     uri = join(output, RUN)
@@ -123,6 +123,7 @@ def begin(output: str, identity: Mapping[str, Any], run_id: str) -> list[dict[st
         raise OutputError(f"--output {output}: its run.json is damaged; use --overwrite, or another output")
     if differing := [name for name, value in identity.items() if found["identity"].get(name) != value]:
         _check_differing(output, found["identity"], identity, differing[0])
+        found = {"identity": identity, "runs": []}
     runs = [*found["runs"], {"run_id": run_id, "started": _now()}]
     write_json(uri, {"identity": identity, "runs": runs})
     remove(join(output, "manifest.json"))
@@ -130,7 +131,7 @@ def begin(output: str, identity: Mapping[str, Any], run_id: str) -> list[dict[st
 
 
 def _check_differing(output: str, there: Mapping[str, Any], identity: Mapping[str, Any], name: str) -> None:
-    """Raise OutputError where a run of another identity has labeled anything; what failed before that binds nobody."""
+    """Raise OutputError where the other runs have labeled anything; if they failed before that, they bind nobody."""
     predictions = join(output, PREDICTIONS_FOLDER)
     if not (exists(predictions) and list_files(predictions)):
         return

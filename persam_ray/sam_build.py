@@ -8,7 +8,7 @@ The prompt encoder and the mask decoder are `segment_anything`'s in all of them.
 import math
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -22,11 +22,14 @@ from segment_anything.modeling.common import LayerNorm2d
 from timm.models.tiny_vit import TinyVit
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from persam_ray.checkpoint_layout import detect_layout, image_size_px
 from persam_ray.types import Checkpoint, CheckpointError, Tensors
 
 DECODER_HEADS = 8  # of every published SAM; the number leaves no trace in a tensor's shape
+
+SCALES = frozenset({Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -54,7 +57,7 @@ def build_modules(checkpoint: Checkpoint) -> SamModules:
         mask_decoder = _filled(_mask_decoder(checkpoint.tensors), checkpoint, "mask_decoder.")
     except KeyError as error:
         raise CheckpointError(f"the checkpoint has no tensor {error}, which SAM ({layout}) needs") from error
-    except (IndexError, ValueError, AssertionError) as error:
+    except (IndexError, ValueError, AssertionError, RuntimeError) as error:  # torch's are of the last type
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"the checkpoint's tensors have shapes that no SAM ({layout}) has: {error}") from error
@@ -107,7 +110,7 @@ def _vit(checkpoint: Checkpoint) -> ImageEncoderViT:
         raise CheckpointError(
             f"the image encoder has blocks of several window sizes ({sorted(windows)}), allowed is one"
         )
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         encoder = ImageEncoderViT(
             img_size=grid * patch_size,
             patch_size=patch_size,
@@ -217,30 +220,46 @@ def _compact(checkpoint: Checkpoint) -> nn.Module:
 
 
 # --- the parts that all of them share --------------------------------------------------------------------------------
-# They are small, and so not made on the meta device: random numbers there load torch's compiler, for a second.
 
 
 def _prompt_encoder(tensors: Tensors, image_size_px: int) -> PromptEncoder:
+    embed_dim = tensors["prompt_encoder.no_mask_embed.weight"].shape[1]
     grid = image_size_px // 16
-    return PromptEncoder(
-        embed_dim=tensors["prompt_encoder.no_mask_embed.weight"].shape[1],
-        image_embedding_size=(grid, grid),
-        input_image_size=(image_size_px, image_size_px),
-        mask_in_chans=tensors["prompt_encoder.mask_downscaling.3.weight"].shape[0],
-    )
+    with torch.device("meta"), _Unfilled():
+        return PromptEncoder(
+            embed_dim=embed_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size_px, image_size_px),
+            mask_in_chans=tensors["prompt_encoder.mask_downscaling.3.weight"].shape[0],
+        )
 
 
 def _mask_decoder(tensors: Tensors) -> MaskDecoder:
     width = tensors["mask_decoder.iou_token.weight"].shape[1]
-    return MaskDecoder(
-        transformer_dim=width,
-        transformer=TwoWayTransformer(
-            depth=_count(tensors, r"mask_decoder\.transformer\.layers\.(\d+)\."),
-            embedding_dim=width,
-            num_heads=DECODER_HEADS,
-            mlp_dim=tensors["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
-        ),
-        num_multimask_outputs=tensors["mask_decoder.mask_tokens.weight"].shape[0] - 1,
-        iou_head_depth=_count(tensors, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
-        iou_head_hidden_dim=tensors["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
-    )
+    with torch.device("meta"), _Unfilled():
+        return MaskDecoder(
+            transformer_dim=width,
+            transformer=TwoWayTransformer(
+                depth=_count(tensors, r"mask_decoder\.transformer\.layers\.(\d+)\."),
+                embedding_dim=width,
+                num_heads=DECODER_HEADS,
+                mlp_dim=tensors["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
+            ),
+            num_multimask_outputs=tensors["mask_decoder.mask_tokens.weight"].shape[0] - 1,
+            iou_head_depth=_count(tensors, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
+            iou_head_hidden_dim=tensors["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
+        )
+
+
+class _Unfilled(TorchFunctionMode):
+    """Modules made within are not filled: to draw or scale on the meta device loads torch's compiler, for a second."""
+
+    def __torch_function__(
+        self, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is torch.randn:
+            return torch.empty(*args, **kwargs, device="meta")
+        if function in SCALES or getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)

@@ -98,7 +98,8 @@ def test_a_run_is_gone_on_with_only_by_the_same(tmp_path: Path) -> None:
 
 def test_a_run_that_failed_before_it_labeled_anything_binds_nobody(tmp_path: Path) -> None:
     begin(str(tmp_path), {"--sam": "damaged"}, "1")
-    begin(str(tmp_path), {"--sam": "mended"}, "2")
+    (mended,) = begin(str(tmp_path), {"--sam": "mended"}, "2")
+    assert mended["run_id"] == "2"
     assert json.loads((tmp_path / "run.json").read_text())["identity"] == {"--sam": "mended"}
 
 

@@ -12,6 +12,7 @@ import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from safetensors.numpy import load_file, save_file
 
 from persam_ray.schema import PREDICTIONS
 from tests.integration.conftest import Job, finish, manifest_of, rows_of, save_photos, start_job
@@ -119,15 +120,29 @@ def test_a_run_with_other_references_is_refused_and_nothing_touched(
     assert manifest_of(labeled) == before
 
 
+def without_a_tensor(sam_file: str, path: Path) -> str:
+    weights = load_file(sam_file)
+    del weights["mask_decoder.transformer.norm_final_attn.weight"]
+    save_file(weights, path)
+    return str(path)
+
+
 def test_a_stopped_job_goes_on_and_then_labels_only_what_is_new(
     labeled: Path, photos: Path, job: Job, sam_file: str, reference: str, tmp_path: Path
 ) -> None:
     images, output = tmp_path / "images", tmp_path / "out"
     shutil.copytree(photos, images)
-    options = (
-        "--images", str(images), "--output", str(output), "--sam", sam_file,
-        "--reference", f"disc={reference}", "--reference", f"other={reference}",
-    )  # fmt: skip
+    references = ("--reference", f"disc={reference}", "--reference", f"other={reference}")
+    options = ("--images", str(images), "--output", str(output), *references, "--sam")
+    damaged = without_a_tensor(sam_file, tmp_path / "damaged.safetensors")
+    failed = job("label", *options, damaged)  # found while the actors start
+    assert failed.status == 1
+    assert failed.left_behind == []
+    lines = failed.stderr.splitlines()
+    assert lines[-1].startswith(f"error: {damaged}: the checkpoint's mask_decoder.* tensors do not fit")
+    assert all(line.startswith("labeling: ") for line in lines[:-1])
+
+    options = (*options, sam_file)  # what failed before it labeled anything binds nobody
     process, mark = start_job("label", *options)
     while not list((output / "predictions").glob("*.parquet")) and process.poll() is None:
         time.sleep(0.02)

@@ -5,8 +5,8 @@
 Copies the photos under new names until there are enough. Runs `jobs/label.py` as a process of its own on 100 photos, on
 1,000, on 1,000 with one actor, and once more into the folder of the 1,000 with 10 new photos. Prints of each the
 seconds from the command to its end and to the first labeled photo, images per second of the labeling, and the highest
-resident memory of the driver and of an actor (the weights in Ray's object store, which actors share, are counted in
-each); then ratios and a JSON line.
+resident memory of the driver and of an actor; then ratios and a JSON line. An actor's memory is also given without what
+it shares with others: Ray's object store, of which it has touched more the longer it runs, and libraries.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Watched:
-    """A run: seconds, photos, and the highest resident memory of its driver and of any of its actors, in MiB."""
+    """A run: seconds, photos, and the highest resident memory of its driver and of any of its actors, in MiB.
+
+    Of an actor also what is its own, shared with no other process.
+    """
 
     whole_s: float
     first_s: float
@@ -63,6 +66,7 @@ class Watched:
     label_s: float
     driver_mib: float
     actor_mib: float
+    actor_own_mib: float
 
 
 def copied(found: Sequence[Path], folder: Path, start: int, count: int) -> Path:
@@ -87,19 +91,20 @@ def watched(images: Path, output: Path, options: Sequence[str]) -> Watched:
     started_s = looked_s = time.perf_counter()
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         job = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "FORCE_COLOR": "1"}, stderr=said)
-        driver, first_s, driver_mib, actor_mib = psutil.Process(job.pid), 0.0, 0.0, 0.0
+        driver, first_s, driver_mib, actors_mib = psutil.Process(job.pid), 0.0, 0.0, [(0.0, 0.0)]
         while job.poll() is None:
             if not first_s and has_begun(said):
                 first_s = time.perf_counter() - started_s
             if time.perf_counter() > looked_s + 2:
                 looked_s = time.perf_counter()
-                driver_mib = max(driver_mib, resident_mib(driver))
-                actor_mib = max([actor_mib, *map(resident_mib, actors_of(driver))])
+                driver_mib = max(driver_mib, memory_mib(driver)[0])
+                actors_mib += map(memory_mib, actors_of(driver))
             time.sleep(0.25)
     whole_s = time.perf_counter() - started_s
     manifest = json.loads((output / "manifest.json").read_text())
     labeled, label_s = manifest["runs"][-1]["labeled"], manifest["seconds"]["label"]
-    return Watched(whole_s, first_s, labeled, label_s, driver_mib, actor_mib)
+    resident, own = (max(column) for column in zip(*actors_mib, strict=True))
+    return Watched(whole_s, first_s, labeled, label_s, driver_mib, resident, own)
 
 
 def has_begun(said: IO[str]) -> bool:
@@ -116,11 +121,13 @@ def actors_of(driver: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def resident_mib(process: psutil.Process) -> float:
+def memory_mib(process: psutil.Process) -> tuple[float, float]:
+    """Return a process's resident memory, and the part of it that is not shared."""
     try:
-        return float(process.memory_info().rss) / 2**20
+        memory = process.memory_info()
     except psutil.Error:
-        return 0.0
+        return 0.0, 0.0
+    return memory.rss / 2**20, (memory.rss - memory.shared) / 2**20
 
 
 def report(runs: dict[str, Watched]) -> None:
@@ -129,16 +136,17 @@ def report(runs: dict[str, Watched]) -> None:
         print(
             f"{name:24} {run.whole_s:7.1f} s, the first after {run.first_s:5.1f} s, {run.labeled} labeled, "
             f"{run.labeled / run.label_s:5.1f} images/s, "
-            f"driver {run.driver_mib:5.0f} MiB, actor {run.actor_mib:5.0f} MiB"
+            f"driver {run.driver_mib:5.0f} MiB, actor {run.actor_mib:5.0f} MiB, {run.actor_own_mib:5.0f} of it its own"
         )
     few, many, one, _ = runs.values()
     ratios = {
         "driver's memory, 1,000 / 100": many.driver_mib / few.driver_mib,
         "an actor's memory, 1,000 / 100": many.actor_mib / few.actor_mib,
+        "an actor's own memory, 1,000 / 100": many.actor_own_mib / few.actor_own_mib,
         "images/s, all actors / one": one.label_s / many.label_s,
     }
     for name, ratio in ratios.items():
-        print(f"{name:32} {ratio:6.2f}")
+        print(f"{name:36} {ratio:6.2f}")
     print(json.dumps({name: vars(run) for name, run in runs.items()} | ratios))
 
 

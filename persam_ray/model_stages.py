@@ -219,7 +219,6 @@ def make_targets(
 
     Raises:
         CheckpointError: The tensors do not fit their layout.
-        MaskError: A reference's mask vanishes at the resolution of the features.
     """
     load_libraries()
     from persam_ray.persam import ReferenceEncoder, make_target

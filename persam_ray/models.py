@@ -117,9 +117,8 @@ def make_targets(
     make = ray.remote(model_stages.make_targets).options(
         num_cpus=plan.actor_cpus, num_gpus=plan.actor_gpus, num_returns=2
     )
-    made = MadeTargets(
-        *cast("Any", make.remote(sam.checkpoint, sam.uri, references, options, method))
-    )  # two references
+    targets, seconds = cast("Any", make.remote(sam.checkpoint, sam.uri, references, options, method))  # two references
+    made = MadeTargets(targets, seconds)
     if plan.actor_gpus:
         made.wait()
     return made

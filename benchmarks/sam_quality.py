@@ -2,8 +2,9 @@
 
     python benchmarks/sam_quality.py [--sam demo] [--scenes 100] [--first-seed 1000000] [--references 5]
 
-Prints the mean IoU of the best of three candidates over all objects and groups (people, cars, ...) that cover enough of
-a scene, asked for by one point (the pixel farthest from the border) and by their exact box; then the mIoU of PerSAM and
+Prints the IoU of the best of three candidates over all objects and groups (people, cars, ...) that cover enough of a
+scene, asked for by one point (the pixel farthest from the border) and by their exact box, as a mean over them and as
+summed intersection over summed union; then the mIoU of PerSAM and
 PerSAM-F for `top` over the scenes in which it covers more than 0.5% of the pixels, for each of several references: the
 first scenes in which it covers at least 1%, each left out of its own row. Ends with a JSON line.
 """
@@ -41,7 +42,8 @@ def main() -> None:
         quality = evaluate(sam, scenes, least_share=share)
         print(
             f"{quality.targets} objects and groups above {share:.1%}: best of three from a point "
-            f"{quality.by_point:.3f}, from a box {quality.by_box:.3f}"
+            f"{quality.by_point:.3f} (summed {quality.summed_by_point:.3f}), from a box {quality.by_box:.3f} "
+            f"(summed {quality.summed_by_box:.3f})"
         )
         results[f"above_{share}"] = vars(quality)
     rows = persam_rows(sam, scenes, options.references)

@@ -59,6 +59,19 @@ def test_the_measure_of_a_perfect_model_is_one(scenes: list[Scene]) -> None:
     scene = replace(striped(scenes[0]), object_groups=(0, 0, 0, 0, 0), group_labels=("",))
     quality = evaluate(Oracle(scene), [scene])
     assert (quality.by_point, quality.by_box, quality.targets) == (1.0, 1.0, 4)
+    assert (quality.summed_by_point, quality.summed_by_box) == (1.0, 1.0)
+
+
+def test_a_large_object_counts_more_in_the_sum_and_as_much_in_the_mean(scenes: list[Scene]) -> None:
+    stripes = np.repeat([1, 2], [96, 32])[:, None].repeat(128, axis=1).astype(np.int16)
+    two = replace(
+        striped(scenes[0]), object_map_hw=stripes, object_labels=("",) * 3, object_groups=(0, 0, 0), group_labels=("",)
+    )
+    oracle = Oracle(two)
+    oracle.to_original = lambda low_khw, _frame: low_khw if low_khw[1, 0, 0] > 0 else low_khw * 0 - 1  # type: ignore[method-assign]
+    quality = evaluate(oracle, [two])  # the small one is never found
+    assert (quality.by_point, quality.by_box, quality.targets) == (0.5, 0.5, 2)
+    assert (quality.summed_by_point, quality.summed_by_box) == (0.75, 0.75)
 
 
 def test_an_untrained_model_is_measured_on_objects_and_groups(scenes: list[Scene]) -> None:

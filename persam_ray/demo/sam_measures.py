@@ -1,10 +1,11 @@
 """How good a Segment Anything Model is on scenes that it never saw: the figures of its model card.
 
 Every object and every group that covers enough of a scene is asked for twice: by one point, the pixel farthest from the
-mask's border, and by its exact box. The figure is the IoU of the best of three candidates, in the photo's own frame,
-averaged over targets.
+mask's border, and by its exact box. The figures are of the best of three candidates, in the photo's own frame: the mean
+of the targets' IoUs, in which a small one counts as much as a large one, and summed intersection over summed union, as
+PerSAM is judged.
 
-Suffixes: k targets, m candidates, h w rows and columns.
+Suffixes: k targets, p prompts (a point, a box), m candidates, h w rows and columns.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,16 +31,20 @@ TARGETS_AT_ONCE = 16  # decoded in one call: 16 x 32 x 32 x 256 features in floa
 
 @dataclass(frozen=True)
 class Quality:
-    """Mean IoU of the best of three candidates.
+    """IoU of the best of three candidates.
 
     Attributes:
-        by_point: From one point.
-        by_box: From the exact box.
+        by_point: From one point, the mean over targets.
+        by_box: From the exact box, the mean over targets.
+        summed_by_point: From one point, summed intersection over summed union.
+        summed_by_box: From the exact box, likewise.
         targets: How many masks were asked for.
     """
 
     by_point: float
     by_box: float
+    summed_by_point: float
+    summed_by_box: float
     targets: int
 
 
@@ -53,11 +59,14 @@ def evaluate(sam: Sam, scenes: Iterable[Scene], least_share: float = LEAST_SHARE
     Raises:
         ValueError: No scene has a target.
     """
-    ious_n2 = np.concatenate([np.zeros((0, 2)), *(_scene_ious(sam, scene, least_share) for scene in scenes)])
-    if not len(ious_n2):
+    # intersection and union of each target and prompt
+    overlaps_kp2 = np.concatenate([np.zeros((0, 2, 2)), *(_overlaps(sam, scene, least_share) for scene in scenes)])
+    if not len(overlaps_kp2):
         raise ValueError(f"no object of the scenes covers {least_share:.1%} of its photo")
-    by_point, by_box = ious_n2.mean(axis=0).tolist()
-    return Quality(by_point, by_box, len(ious_n2))
+    by_point, by_box = (overlaps_kp2[..., 0] / overlaps_kp2[..., 1]).mean(axis=0).tolist()
+    sums_p2 = overlaps_kp2.sum(axis=0)
+    summed_by_point, summed_by_box = (sums_p2[:, 0] / sums_p2[:, 1]).tolist()
+    return Quality(by_point, by_box, summed_by_point, summed_by_box, len(overlaps_kp2))
 
 
 def targets(scene: Scene, least_share: float = LEAST_SHARE) -> list[BoolArray]:
@@ -77,19 +86,19 @@ def central_pixel(mask_hw: BoolArray) -> tuple[int, int]:
     return x, y
 
 
-def _scene_ious(sam: Sam, scene: Scene, least_share: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Return each target's IoU by point and by box, (k, 2)."""
+def _overlaps(sam: Sam, scene: Scene, least_share: float) -> npt.NDArray[np.float64]:
+    """Return the pixels that each target and its best candidate share, and have together: (k, p, 2)."""
     masks = targets(scene, least_share)
     features_1chw = sam.encode([resize_longest_side(scene.image_hw3, sam.image_size_px)])
     frame = sam.frame(scene.object_map_hw.shape)
-    ious = []
+    overlaps = [np.zeros((0, 2, 2))]
     for start in range(0, len(masks), TARGETS_AT_ONCE):
         some = masks[start : start + TARGETS_AT_ONCE]
         truth_khw = torch.tensor(np.array(some), device=sam.device)
         found = [_decoded(sam, features_1chw, some, frame, by_box=by_box) for by_box in (False, True)]
-        by_prompt = [list(_best_ious(sam, logits_kmhw, truth_khw, frame)) for logits_kmhw in found]
-        ious.append(np.array(by_prompt).T)
-    return np.concatenate([np.zeros((0, 2)), *ious])
+        by_prompt = [list(_best_overlaps(sam, logits_kmhw, truth_khw, frame)) for logits_kmhw in found]
+        overlaps.append(np.array(by_prompt).swapaxes(0, 1))
+    return np.concatenate(overlaps)
 
 
 def _decoded(sam: Sam, features_1chw: Tensor, masks: list[BoolArray], frame: Frame, *, by_box: bool) -> Tensor:
@@ -108,9 +117,10 @@ def _decoded(sam: Sam, features_1chw: Tensor, masks: list[BoolArray], frame: Fra
     return sam.decode(features_kchw, points, box_n4=box_k4, multimask=True).logits_bkhw
 
 
-def _best_ious(sam: Sam, logits_kmhw: Tensor, truth_khw: Tensor, frame: Frame) -> Iterator[float]:
+def _best_overlaps(sam: Sam, logits_kmhw: Tensor, truth_khw: Tensor, frame: Frame) -> Iterator[tuple[float, float]]:
     for logits_mhw, truth_hw in zip(logits_kmhw, truth_khw, strict=True):
         found_mhw = sam.to_original(logits_mhw, frame) > 0
         both_m = (found_mhw & truth_hw).sum(dim=(1, 2))
         either_m = (found_mhw | truth_hw).sum(dim=(1, 2))
-        yield (both_m / either_m).max().item()
+        best = int((both_m / either_m).argmax())
+        yield both_m[best].item(), either_m[best].item()

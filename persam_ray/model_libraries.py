@@ -15,18 +15,18 @@ def load_libraries() -> None:
     torchvision and timm load the compiler for the sake of two decorators that mark what it should leave alone. While
     they are imported, stand-ins take their place; later, `torch.compile` finds the real one.
     """
-    import torch
+    import torch  # noqa: F401 - before the stand-ins: it may look for the real one
 
     if COMPILER in sys.modules:
         return
-    with _stand_in(torch), contextlib.suppress(ImportError, AttributeError):  # other versions: imported when needed
+    with _stand_in(), contextlib.suppress(ImportError, AttributeError):  # other versions: imported when needed
         import segment_anything  # noqa: F401 - imported for those that come later
         import timm  # noqa: F401
         import torchvision.ops  # noqa: F401
 
 
 @contextlib.contextmanager
-def _stand_in(torch: Any) -> Iterator[None]:
+def _stand_in() -> Iterator[None]:
     compiler, utils = ModuleType(COMPILER), ModuleType(f"{COMPILER}.utils")
     compiler.__dict__.update(__path__=[], utils=utils, disable=_disable)
     utils.__dict__.update(is_compile_supported=_is_compile_supported)
@@ -38,8 +38,6 @@ def _stand_in(torch: Any) -> Iterator[None]:
         for name, module in names.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
-        if vars(torch).get("_dynamo") is compiler:
-            del torch._dynamo
 
 
 def _disable(function: Any = None, *_: Any, **__: Any) -> Any:

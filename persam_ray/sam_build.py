@@ -30,6 +30,7 @@ from persam_ray.types import Checkpoint, CheckpointError, Tensors
 DECODER_HEADS = 8  # of every published SAM; the number leaves no trace in a tensor's shape
 
 SCALES = frozenset({Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
+"""Products by a number, which change nothing of what is not filled."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

@@ -73,7 +73,7 @@ def killed_run(scenes: Path, output: Path, target: str, after_s: float) -> tuple
     ended = label(options, killer)
     kept = len(rows_of(output)) if (output / "predictions").exists() else 0
     told = f"{target} killed after {after_s:.1f} s, {killer.hit} photos done: {ended.summary}, {kept} rows kept"
-    twice = max(0, ended.done - kept) if ended.status else 0
+    twice = max(0, ended.done - kept)  # also of a job that lived on without an actor: the bar counts what is done again
     attempts = 1
     while ended.status and attempts < ATTEMPTS:
         ended = label(options)

@@ -48,8 +48,9 @@ class TrainSamConfig(OutputConfig):
     epoch_steps: int = 100
     """An epoch is so many steps, after which losses are reported and a checkpoint is written."""
 
-    learning_rate: float = 4e-4
-    """Highest learning rate of AdamW, without prompts and then with them."""
+    learning_rate: float = 5e-4
+    """Highest learning rate of AdamW, without prompts and then with them; Muon, which the layers' matrices learn by,
+    has multiples of it."""
 
     workers: int = 1
     """Training processes, each with a GPU where there are any."""

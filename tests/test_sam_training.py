@@ -272,7 +272,7 @@ def test_the_learning_rate_rises_and_falls_twice() -> None:
     optimiser, schedule = make_optimiser(TrainingLosses(small_sam()), settings)
     rates = []
     for _ in range(60):
-        rates.append(schedule.get_last_lr()[0] / settings.learning_rate)
+        rates.append(schedule.get_last_lr()[-1] / settings.learning_rate)
         optimiser.step()
         schedule.step()
     assert rates[:2] == pytest.approx([0.5, 1], abs=0.01)

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from persam_ray import few_shot
 from persam_ray.demo.compact_sam import EMBEDDING, CompactSam
+from persam_ray.demo.muon import MuonAdamW
 from persam_ray.demo.packed import ObjectPhoto
 from persam_ray.demo.sam_layout import LayoutHead, layout_losses
 from persam_ray.demo.sam_losses import candidate_losses, error_points
@@ -56,9 +56,9 @@ class SamTrainingSettings:
             prompt would get no gradient.
         small_steps: Part of `steps`, in [0, 1], that are taken first, on photos of `small_px`: twice as fast.
         small_px: Side of the model's square input then, a multiple of 32.
-        learning_rate: Highest rate of AdamW, without prompts and then with them: each time reached after `warmup` of
-            the steps, then a cosine to 0.
-        weight_decay: AdamW's, on weights of two and more dimensions.
+        learning_rate: Highest rate of AdamW (Muon's are multiples of it), without prompts and then with them: each time
+            reached after `warmup` of the steps, then a cosine to 0.
+        weight_decay: Of weights with two and more dimensions.
         warmup: Part of the steps, in [0, 1].
         clip_norm: Longest gradient.
         seed: Of the order of scenes, of augmentation, targets and prompts.
@@ -71,7 +71,7 @@ class SamTrainingSettings:
     corrected: int = 3
     small_steps: float = 0.625
     small_px: int = 256
-    learning_rate: float = 4e-4
+    learning_rate: float = 5e-4
     weight_decay: float = 0.05
     warmup: float = 0.03
     clip_norm: float = 1.0
@@ -267,9 +267,28 @@ def make_batch(
     return batch
 
 
-def make_optimiser(losses: nn.Module, settings: SamTrainingSettings) -> tuple[AdamW, LambdaLR]:
-    """Return AdamW over all weights, and its schedule: linear warm-up and a cosine to 0, twice."""
-    optimiser, _ = few_shot.make_optimiser(losses, settings.few_shot())
+MUON_RATES = {"image_encoder.": 5.0, "mask_decoder.transformer.": 2.4}
+"""Learning rate of Muon, by the part of the model, as multiples of AdamW's."""
+
+
+def make_optimiser(losses: nn.Module, settings: SamTrainingSettings) -> tuple[MuonAdamW, LambdaLR]:
+    """Return Muon over the encoder's and the transformer's matrices and AdamW over all other weights, and the schedule:
+    linear warm-up and a cosine to 0, twice.
+    """
+    groups: dict[str, list[nn.Parameter]] = {part: [] for part in (*MUON_RATES, "others", "vectors")}
+    for name, weight in losses.named_parameters():
+        groups[_group_of(name, weight)].append(weight)
+    optimiser = MuonAdamW(
+        [
+            {
+                "params": weights,
+                "lr": settings.learning_rate * MUON_RATES.get(part, 1.0),
+                "weight_decay": 0.0 if part == "vectors" else settings.weight_decay,
+                "muon": part in MUON_RATES,
+            }
+            for part, weights in groups.items()
+        ]
+    )
 
     def factor(step: int) -> float:
         if step < settings.layout_steps:
@@ -279,9 +298,17 @@ def make_optimiser(losses: nn.Module, settings: SamTrainingSettings) -> tuple[Ad
     return optimiser, LambdaLR(optimiser, factor)
 
 
+def _group_of(name: str, weight: nn.Parameter) -> str:
+    """Return the part of MUON_RATES that a weight belongs to, or `others`, or `vectors` for norms and biases."""
+    if weight.ndim < 2:
+        return "vectors"
+    is_wide = weight.shape[1] > 3  # neither the first convolution nor a depthwise one: their rows are no directions
+    return next((part for part in MUON_RATES if part in name and is_wide), "others")
+
+
 def train_step(
     losses: nn.Module,
-    optimiser: AdamW,
+    optimiser: MuonAdamW,
     schedule: LambdaLR,
     batch: Sequence[Sample],
     settings: SamTrainingSettings,

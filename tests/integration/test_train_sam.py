@@ -57,4 +57,4 @@ def test_going_on_with_other_options_is_refused(trained: Path, job: Job) -> None
     finished = job("train_sam", "--output", str(trained), *TINY, "--resume", "--learning-rate", "1e-4")
     assert finished.status == 1
     assert "--resume: the run at" in finished.stderr
-    assert "learning_rate was 0.0004" in finished.stderr
+    assert "learning_rate was 0.0005" in finished.stderr

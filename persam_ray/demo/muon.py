@@ -27,7 +27,11 @@ class MuonAdamW(AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # no loss to return
-        """Take one step; a closure, which no caller here has, is not called."""
+        """Take one step.
+
+        Raises:
+            ValueError: A closure is given.
+        """
         if closure is not None:
             raise ValueError("MuonAdamW takes no closure")
         turned = [

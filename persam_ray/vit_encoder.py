@@ -20,6 +20,8 @@ from segment_anything.modeling.image_encoder import Block, get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from persam_ray.packed_linear import packed
+
 LANES = 32
 """Heads are widened to a multiple of this, which AMX's bfloat16 tiles and a GPU's tensor cores take in one step."""
 
@@ -28,7 +30,7 @@ class FoldedViT(nn.Module):
     """The forward pass of `segment_anything`'s encoder, over its own modules.
 
     Args:
-        encoder: Its weights are shared, not copied.
+        encoder: Its weights are shared, not copied, but for those that `packed_linear` lays out anew.
     """
 
     def __init__(self, encoder: ImageEncoderViT) -> None:
@@ -54,7 +56,9 @@ class _FoldedBlock(nn.Module):
 
     def __init__(self, block: Block, side: int) -> None:
         super().__init__()
-        self.norm1, self.attention, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+        self.norm1, self.norm2, self.qkv_bias = block.norm1, block.norm2, block.attn.qkv.bias
+        self.qkv, self.projection = packed(block.attn.qkv), packed(block.attn.proj)
+        self.mlp = nn.Sequential(packed(block.mlp.lin1, gelu=True), packed(block.mlp.lin2))
         self.side, self.heads = side, int(block.attn.num_heads)
         rows_ssc, columns_ssc = (
             get_rel_pos(side, side, table).detach() for table in (block.attn.rel_pos_h, block.attn.rel_pos_w)
@@ -74,11 +78,10 @@ class _FoldedBlock(nn.Module):
 
     def _attended(self, x_bhwc: Tensor) -> Tensor:
         batch, height, width, channels = x_bhwc.shape
-        qkv: Tensor = self.attention.qkv(x_bhwc)
+        qkv: Tensor = self.qkv(x_bhwc)
         below, right = -height % self.side, -width % self.side
         if below or right:
-            bias: Tensor = self.attention.qkv.bias
-            padded = bias.expand(batch, height + below, width + right, -1).clone()
+            padded = self.qkv_bias.expand(batch, height + below, width + right, -1).clone()
             padded[:, :height, :width] = qkv
             qkv = padded
         # 3 (q, k, v), b * windows, n, t, c of a head
@@ -90,7 +93,7 @@ class _FoldedBlock(nn.Module):
         attended = self._fused(*in_windows)
         split = attended.view(batch, *windows_hw, self.heads, self.side, self.side, -1)
         x_bhwc = split.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height + below, width + right, channels)
-        projected: Tensor = self.attention.proj(x_bhwc[:, :height, :width])
+        projected: Tensor = self.projection(x_bhwc[:, :height, :width])
         return projected
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

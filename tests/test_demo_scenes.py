@@ -46,6 +46,21 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(scenes: list[Scene]
     assert len({scene.jpeg for scene in scenes}) == len(scenes)
 
 
+def test_what_is_left_out_shows_what_it_hid_and_changes_nothing_else(scenes: list[Scene]) -> None:
+    uncovered = 0
+    for seed in range(8):
+        whole, less = scenes[seed], draw_scene(seed, SMALL_HW, left_out=0.3)
+        assert (less.object_labels, less.object_groups) == (whole.object_labels, whole.object_groups)
+        changed_hw = less.object_map_hw != whole.object_map_hw
+        left_out = set(np.unique(whole.object_map_hw[changed_hw]))
+        assert left_out.isdisjoint(np.unique(less.object_map_hw))
+        assert all(whole.object_groups[number] > 0 for number in left_out)
+        uncovered += len(set(np.unique(less.object_map_hw)) - set(np.unique(whole.object_map_hw)))
+    assert uncovered
+    bare = draw_scene(3, SMALL_HW, left_out=1)
+    assert not any(bare.object_groups[number] for number in np.unique(bare.object_map_hw))
+
+
 def test_other_random_numbers_of_the_process_do_not_matter() -> None:
     before = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]  # noqa: NPY002  # the global state is what is tested
     draw_scene(3, SMALL_HW)

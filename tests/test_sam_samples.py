@@ -89,6 +89,17 @@ def test_a_noised_box_moves_by_a_tenth_of_its_sides() -> None:
     assert np.abs(moved).max() <= 20
 
 
+def test_a_dyed_photo_has_other_colours_in_each_object_and_no_other_object(scenes: list[Scene]) -> None:
+    gray = replace(striped(scenes[0]), image_hw3=np.full((128, 128, 3), 100, dtype=np.uint8))
+    plain, dyed = (make_sample(gray, replace(SAMPLES, zoom=1, colour=0, dyed=dyed), 3) for dyed in (0, 1))
+    assert (plain.image_hw3 == 100).all()
+    colours = [np.unique(stripe.reshape(-1, 3), axis=0) for stripe in np.split(dyed.image_hw3, 4)]
+    assert [len(colour) for colour in colours] == [1, 1, 1, 1]
+    assert len(np.unique(np.concatenate(colours), axis=0)) == 4
+    assert np.array_equal(plain.layout.things_hw, dyed.layout.things_hw)
+    assert np.array_equal(plain.layout.things_hw[:, 0], np.repeat([1, 2, 3, 4], 2))
+
+
 def striped(scene: Scene) -> Scene:
     """Four stripes: 1 and 2 touch and are one person, 3 is another's, 4 is nobody's; 0 has no pixel."""
     stripes = np.repeat([1, 2, 3, 4], 32)[:, None].repeat(128, axis=1).astype(np.int16)

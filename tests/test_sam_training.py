@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from persam_ray.checkpoint_layout import COMPACT_FORMAT
 from persam_ray.checkpoints import read_checkpoint
 from persam_ray.demo.compact_sam import CompactSam, load_weights, new_compact_sam, to_compact_checkpoint
+from persam_ray.demo.packed import LEFT_OUT, Views
 from persam_ray.demo.sam_losses import candidate_losses, error_points
 from persam_ray.demo.sam_samples import (
     BESIDE_POINT,
@@ -59,16 +60,21 @@ def scenes() -> list[Scene]:
     return [draw_scene(seed, (168, 116)) for seed in range(4)]
 
 
+@pytest.fixture(scope="module")
+def views(scenes: list[Scene]) -> list[Views]:
+    return [(scene, draw_scene(seed, (168, 116), LEFT_OUT)) for seed, scene in enumerate(scenes)]
+
+
 def small_sam() -> CompactSam:
     return new_compact_sam("mobilenetv3_small_050", SIZE_PX, seed=0)
 
 
-def trained(scenes: Sequence[Scene], steps: int) -> TrainingLosses:
+def trained(views: Sequence[Views], steps: int) -> TrainingLosses:
     """Train for some steps, so that BatchNorm has statistics."""
     losses = TrainingLosses(small_sam())
     optimiser, schedule = make_optimiser(losses, SETTINGS)
     for step in range(steps):
-        train_step(losses, optimiser, schedule, make_batch(scenes, SETTINGS, step), SETTINGS)
+        train_step(losses, optimiser, schedule, make_batch(views, SETTINGS, step), SETTINGS)
     return losses
 
 
@@ -80,8 +86,10 @@ def same(first: Sample, second: Sample) -> bool:
 # --- model -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_written_checkpoint_is_read_back_and_gives_the_same_logits(scenes: list[Scene], tmp_path: Path) -> None:
-    model = trained(scenes, 2).eval().questions.sam
+def test_a_written_checkpoint_is_read_back_and_gives_the_same_logits(
+    scenes: list[Scene], views: list[Views], tmp_path: Path
+) -> None:
+    model = trained(views, 2).eval().questions.sam
     tensors, metadata = to_compact_checkpoint(model)
     save_file(tensors, tmp_path / "sam.safetensors", metadata)
     sam = Sam(read_checkpoint(str(tmp_path / "sam.safetensors")), precision="float32")
@@ -98,8 +106,8 @@ def test_a_written_checkpoint_is_read_back_and_gives_the_same_logits(scenes: lis
     torch.testing.assert_close(found.iou_scores_bk, iou, atol=0.01, rtol=0.02)
 
 
-def test_training_goes_on_from_a_checkpoint(scenes: list[Scene]) -> None:
-    model = trained(scenes, 2).questions.sam
+def test_training_goes_on_from_a_checkpoint(views: list[Views]) -> None:
+    model = trained(views, 2).questions.sam
     again = new_compact_sam("mobilenetv3_small_050", 2 * SIZE_PX, seed=1)  # of another image size
     load_weights(again, Checkpoint(*to_compact_checkpoint(model)))
     for name, tensor in model.state_dict().items():
@@ -228,15 +236,15 @@ def test_the_loss_falls_on_photos_seen_again(scenes: list[Scene]) -> None:
     assert totals[-1] < 0.5 * totals[0]
 
 
-def test_a_gradient_that_is_not_finite_stops_training(scenes: list[Scene]) -> None:
+def test_a_gradient_that_is_not_finite_stops_training(views: list[Views]) -> None:
     losses = TrainingLosses(small_sam())
     optimiser, schedule = make_optimiser(losses, SETTINGS)
     losses.questions.sam.mask_decoder.iou_token.weight.data[0, 0] = torch.nan
     with pytest.raises(RuntimeError, match="non-finite"):
-        train_step(losses, optimiser, schedule, make_batch(scenes, SETTINGS, 0), SETTINGS)
+        train_step(losses, optimiser, schedule, make_batch(views, SETTINGS, 0), SETTINGS)
 
 
-def test_a_step_under_ddp_is_the_same_step(scenes: list[Scene], tmp_path: Path) -> None:
+def test_a_step_under_ddp_is_the_same_step(views: list[Views], tmp_path: Path) -> None:
     plain = TrainingLosses(small_sam())
     copied = copy.deepcopy(plain)
     init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
@@ -244,25 +252,36 @@ def test_a_step_under_ddp_is_the_same_step(scenes: list[Scene], tmp_path: Path) 
         for losses in (plain, DistributedDataParallel(copied)):
             optimiser, schedule = make_optimiser(losses, SETTINGS)
             for step in range(2):
-                train_step(losses, optimiser, schedule, make_batch(scenes, SETTINGS, step), SETTINGS)
+                train_step(losses, optimiser, schedule, make_batch(views, SETTINGS, step), SETTINGS)
     finally:
         destroy_process_group()
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(copied.state_dict()[name], tensor, atol=1e-4, rtol=1e-3)
 
 
-def test_workers_share_a_steps_samples(scenes: list[Scene]) -> None:
-    whole = make_batch(scenes, SETTINGS, step=3)
-    shares = [make_batch(scenes, SETTINGS, 3, rank, workers=2) for rank in range(2)]
-    assert [len(share) for share in shares] == [1, 1]
-    assert all(same(one, share[0]) for one, share in zip(whole, shares, strict=True))
-    with pytest.raises(ValueError, match="2 photos per step cannot be shared evenly by 3 workers"):
-        make_batch(scenes, SETTINGS, 0, 0, workers=3)
+def test_workers_share_a_steps_samples(views: list[Views]) -> None:
+    settings = replace(SETTINGS, photos_per_step=4)
+    whole = make_batch(views, settings, step=3)
+    shares = [make_batch(views, settings, 3, rank, workers=2) for rank in range(2)]
+    assert [len(share) for share in shares] == [2, 2]
+    assert all(same(one, other) for one, other in zip(whole, shares[0] + shares[1], strict=True))
+    with pytest.raises(ValueError, match="4 photos per step, 2 of each scene, cannot be shared evenly by 3 workers"):
+        make_batch(views, settings, 0, 0, workers=3)
+    with pytest.raises(ValueError, match=r"3 photos per step, 2 of each scene, cannot be shared evenly by 1 worker$"):
+        make_batch(views, replace(settings, photos_per_step=3), 0)
 
 
-def test_the_first_steps_are_taken_on_small_photos(scenes: list[Scene]) -> None:
+def test_a_step_shows_both_views_of_a_scene_with_the_same_numbers(views: list[Views]) -> None:
+    seen = make_batch(views, replace(SETTINGS, photos_per_step=4, samples=replace(SAMPLES, zoom=1)), step=0)
+    for first, second in (seen[:2], seen[2:]):
+        assert not np.array_equal(first.image_hw3, second.image_hw3)
+        numbers = [set(np.unique(sample.layout.things_hw)) for sample in (first, second)]
+        assert len(numbers[0] & numbers[1]) >= 3
+
+
+def test_the_first_steps_are_taken_on_small_photos(views: list[Views]) -> None:
     settings = replace(SETTINGS, layout_steps=5, small_steps=0.5, small_px=64)
-    batches = [make_batch(scenes, settings, step) for step in (0, 4, 5, 12, 13, 19)]
+    batches = [make_batch(views, settings, step) for step in (0, 4, 5, 12, 13, 19)]
     assert [len(batch[0].masks_khw) for batch in batches] == [0, 0, 4, 4, 4, 4]
     assert [batch[0].size_px for batch in batches] == [64, 64, 64, 64, SIZE_PX, SIZE_PX]
 
@@ -281,14 +300,14 @@ def test_the_learning_rate_rises_and_falls_twice() -> None:
     assert rates[59] < 0.01
 
 
-def test_without_prompts_the_encoder_alone_learns(scenes: list[Scene]) -> None:
+def test_without_prompts_the_encoder_alone_learns(views: list[Views]) -> None:
     settings = replace(SETTINGS, layout_steps=30, small_px=64)
     losses = TrainingLosses(small_sam())
     before = {name: tensor.clone() for name, tensor in losses.state_dict().items()}
     optimiser, schedule = make_optimiser(losses, settings)
-    batch = make_batch(scenes, settings, 0)
+    batch = make_batch(views, settings, 0)
     values = [train_step(losses, optimiser, schedule, batch, settings) for _ in range(30)]
-    assert all(value.keys() == {"place", "edge", "kin", "loss"} for value in values)
+    assert all(value.keys() == {"place", "edge", "kin", "match", "loss"} for value in values)
     assert values[-1]["loss"] < values[0]["loss"]
     changed = {name for name, tensor in losses.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed

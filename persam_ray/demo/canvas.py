@@ -4,7 +4,7 @@ It is drawn at twice the size of the photo (a 560 x 384 photo: 1120 x 768, 2.6 M
 colours get smooth edges, the object map, from the same outlines, none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -115,13 +115,27 @@ class Piece:
 
 @dataclass
 class Canvas:
-    """A picture being painted from back to front."""
+    """A picture being painted from back to front.
+
+    Attributes:
+        size_hw: Of the photo, pixels.
+        light: Falls on everything.
+        leave_out: Says of each new object that belongs to a group whether it is left out: numbered, but never painted.
+        labels: Label by object number.
+        groups: Group by object number, 0 for none.
+        group_labels: Label by group.
+        left_out: Numbers of the objects that are never painted.
+        colour: RGB so far, enlarged.
+        ids: Number of the object in front, enlarged.
+    """
 
     size_hw: tuple[int, int]
     light: Light
+    leave_out: Callable[[], bool] = lambda: False
     labels: list[str] = field(default_factory=lambda: ["nothing"])
     groups: list[int] = field(default_factory=lambda: [0])
     group_labels: list[str] = field(default_factory=lambda: ["nothing"])
+    left_out: set[int] = field(default_factory=set)
     colour: ByteArray = field(init=False)
     ids: IntArray = field(init=False)
 
@@ -139,12 +153,15 @@ class Canvas:
         """Name an object; what is painted with the returned number belongs to it."""
         self.labels.append(label)
         self.groups.append(group)
-        return len(self.labels) - 1
+        number = len(self.labels) - 1
+        if group > 0 and self.leave_out():
+            self.left_out.add(number)
+        return number
 
     def fill(self, object_id: int, outlines: Sequence[Outline], colour: Colour) -> None:
         """Paint flat, without shading: for small and distant things."""
         found = self._cover(outlines, margin_px=0)
-        if found is not None:
+        if found is not None and object_id not in self.left_out:
             box, alpha = found
             self._blend(box, alpha, np.asarray(colour, dtype=np.float32))
             self.ids[box][alpha > 127] = object_id
@@ -158,7 +175,7 @@ class Canvas:
     def paint(self, object_id: int, piece: Piece) -> None:
         """Paint a piece with its pattern, folds, relief and shadow."""
         found = self._cover(piece.outlines, margin_px=piece.roundness_px)
-        if found is None:
+        if found is None or object_id in self.left_out:
             return
         box, alpha = found
         if piece.clip:

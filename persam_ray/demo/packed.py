@@ -28,6 +28,13 @@ class ObjectPhoto(Protocol):
         """The group that a number belongs to (a person, a car), 0 for none."""
 
 
+Views = tuple[ObjectPhoto, ObjectPhoto]
+"""A scene, and the same scene with some objects left out; a thing has the same number in both."""
+
+LEFT_OUT = 0.3
+"""Chance of each object to be left out of the second view."""
+
+
 @dataclass(frozen=True)
 class PackedScene:
     """An ObjectPhoto, as files.

@@ -54,6 +54,7 @@ class Layout:
         inside_yx: bool, False on padding.
         anchors_a3: Row and column of mask cells, and 0 where the thing is asked for, 1 where the group.
         kin_ayx: bool, True where an anchor's thing or group is.
+        things_hw: Number of the thing in front at the middle of each feature cell, -1 on padding.
     """
 
     places_ohw: Floats
@@ -62,6 +63,7 @@ class Layout:
     inside_yx: npt.NDArray[np.bool_]
     anchors_a3: npt.NDArray[np.int64]
     kin_ayx: npt.NDArray[np.bool_]
+    things_hw: Labels
 
 
 def lay_out(things_yx: Labels, groups_yx: Labels, random: np.random.Generator) -> Layout:
@@ -101,6 +103,7 @@ def lay_out(things_yx: Labels, groups_yx: Labels, random: np.random.Generator) -
         np.asarray(things_yx >= 0),
         anchors_a3,
         numbers[kinds_a] == numbers[kinds_a, rows_a, columns_a][:, None, None],
+        things_yx[centres, centres],
     )
 
 

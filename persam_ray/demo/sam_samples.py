@@ -41,6 +41,9 @@ BOX_CORNERS = (2, 3)
 PROMPT_KINDS = {"point": 0.4, "box": 0.4, "two points": 0.2}
 """How often each is the first prompt; two points are one on the object and one beside it."""
 
+DYE = 0.35
+"""Standard deviation of the logarithms of the factors by which a dyed object's red, green and blue change."""
+
 TARGET_KINDS = {"object": 0.6, "union": 0.15, "group": 0.25}
 """How often each is drawn. A union of touching objects of one group teaches the scale between part and whole."""
 
@@ -54,17 +57,19 @@ class SampleSettings:
         targets: Masks asked for in each photo; the encoder runs once for all. 0 leaves the layout alone.
         zoom: Photos are cropped to windows smaller by up to this factor; 1 is off.
         colour: Brightness, contrast and saturation change by factors up to 1 +- this, in [0, 1].
+        dyed: Chance of a photo, in [0, 1], that each of its objects gets other colours.
     """
 
     image_size_px: int = 384
     targets: int = 6
     zoom: float = 2.0
     colour: float = 0.3
+    dyed: float = 0.5
 
     def __post_init__(self) -> None:
         if self.image_size_px < 64 or self.image_size_px % 32:
             raise ValueError(f"image_size_px must be a multiple of 32, at least 64, but got {self.image_size_px}")
-        for name, low, high in (("targets", 0, math.inf), ("zoom", 1, math.inf), ("colour", 0, 1)):
+        for name, low, high in (("targets", 0, math.inf), ("zoom", 1, math.inf), ("colour", 0, 1), ("dyed", 0, 1)):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} must be in [{low}, {high}], but got {value}")
@@ -118,7 +123,7 @@ def make_sample(scene: ObjectPhoto, settings: SampleSettings, seed: int) -> Samp
     masks_khw = np.array(asked, dtype=np.bool_).reshape(-1, cells, cells)
     xy_kt2, labels_kt = _first_prompts(masks_khw, _cells_of_photo(image_hw3, masks_khw), settings, random)
     return Sample(
-        image_hw3=_recoloured(image_hw3, settings.colour, random),
+        image_hw3=_recoloured(_dyed(image_hw3, objects_hw, settings.dyed, random), settings.colour, random),
         masks_khw=masks_khw,
         xy_kt2=xy_kt2,
         labels_kt=labels_kt,
@@ -146,6 +151,16 @@ def _framed(
         image_hw3, objects_hw = image_hw3[:, ::-1], objects_hw[:, ::-1]
     padding = ((0, size_px - size_hw[0]), (0, size_px - size_hw[1]))
     return image_hw3, np.pad(objects_hw, padding, constant_values=PADDING)
+
+
+def _dyed(image_hw3: ByteArray, objects_hw: Labels, chance: float, random: np.random.Generator) -> ByteArray:
+    """Return the photo, by chance with every object in other colours."""
+    if random.random() >= chance:
+        return image_hw3
+    height, width, _ = image_hw3.shape
+    gains_n3 = np.exp(random.normal(scale=DYE, size=(int(objects_hw.max()) + 1, 3))).astype(np.float32)
+    dyed_hw3 = image_hw3 * gains_n3[objects_hw[:height, :width]]
+    return np.asarray(np.clip(dyed_hw3 + 0.5, 0, 255), dtype=np.uint8)
 
 
 def _recoloured(image_hw3: ByteArray, colour: float, random: np.random.Generator) -> ByteArray:

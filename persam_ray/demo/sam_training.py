@@ -8,13 +8,16 @@
         values = train_step(losses, optimiser, schedule, batch, settings)
     tensors, metadata = to_compact_checkpoint(sam)
 
+A step shows scenes twice: as they are, and with some objects left out; each view is cropped and recoloured by itself.
 A photo is encoded once and asked for several masks, by a point, a box, or a point on the object and one beside it; some
 of them are asked for again, with a point where the answer was wrong and the answer itself. Workers take equal shares of
 a step's photos.
 
-Three things differ from the paper. The encoder first learns alone where things lie, from the same masks, and goes on
-learning it beside the prompts (`sam_layout`). All three scales learn in the second round too, not only the single mask:
-PerSAM refines with all three. And a first prompt may be two points, one beside the object, which is how PerSAM begins.
+Four things differ from the paper. The encoder first learns alone where things lie, from the same masks, and goes on
+learning it beside the prompts (`sam_layout`). It also learns to find a thing of one view again in the other
+(`sam_matching`): the paper's encoder comes from another training, on photos without masks. All three scales learn in
+the second round too, not only the single mask: PerSAM refines with all three. And a first prompt may be two points, one
+beside the object, which is how PerSAM begins.
 
 Suffixes: b photos, k target masks of a photo, n all target masks of a batch, m candidates of a mask (the single mask,
 then three scales), t prompt tokens, h w rows and columns, c channels.
@@ -35,9 +38,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from persam_ray import few_shot
 from persam_ray.demo.compact_sam import EMBEDDING, CompactSam
 from persam_ray.demo.muon import MuonAdamW
-from persam_ray.demo.packed import ObjectPhoto
+from persam_ray.demo.packed import Views
 from persam_ray.demo.sam_layout import LayoutHead, layout_losses
 from persam_ray.demo.sam_losses import candidate_losses, error_points
+from persam_ray.demo.sam_matching import VIEWS, match_loss
 from persam_ray.demo.sam_samples import PADDING_POINT, Sample, SampleSettings, make_sample
 from persam_ray.sam import PIXEL_MEAN, PIXEL_STD
 from persam_ray.sam_decoder import predict_all_masks
@@ -51,7 +55,7 @@ class SamTrainingSettings:
         layout_steps: Optimiser steps that are taken first, for the encoder alone, which learns the layout of small
             photos: three times as fast as with prompts, and a decoder learns little from features that say nothing.
         steps: Optimiser steps with prompts.
-        photos_per_step: Of all workers together; a multiple of their number.
+        photos_per_step: Of all workers together, two of each scene; a multiple of twice their number.
         corrected: Targets of a photo that are asked for a second time; at least 1, or the weights that take a mask as
             prompt would get no gradient.
         small_steps: Part of `steps`, in [0, 1], that are taken first, on photos of `small_px`: twice as fast.
@@ -134,8 +138,8 @@ class TrainingLosses(nn.Module):
         self.questions, self.compute = _Questions(sam, corrected), compute
 
     def forward(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
-        """Return losses by name, scalars: `place`, `edge` and `kin` of the features (`sam_layout`); where samples have
-        targets, also
+        """Return losses by name, scalars: `place`, `edge` and `kin` (`sam_layout`) and `match` (`sam_matching`) of the
+        features; where samples have targets, also
 
         `focal` (times 20) and `dice` of the candidates that learn, `iou` of all candidates' predicted IoU, each the
         mean over photos, their targets and rounds.
@@ -167,6 +171,7 @@ class _Questions(nn.Module):
         features_bchw = self.sam.image_encoder(images_b3hw.contiguous(memory_format=torch.channels_last))
         position_chw = self._position(features_bchw)
         losses = layout_losses(self.layout_head, features_bchw, position_chw, [sample.layout for sample in batch])
+        losses["match"] = match_loss(features_bchw, [sample.layout.things_hw for sample in batch])
         return losses | self._answer_losses(features_bchw, batch) if len(batch[0].masks_khw) else losses
 
     def _answer_losses(self, features_bchw: Tensor, batch: Sequence[Sample]) -> dict[str, Tensor]:
@@ -248,22 +253,27 @@ class _Questions(nn.Module):
 
 
 def make_batch(
-    scenes: Sequence[ObjectPhoto], settings: SamTrainingSettings, step: int, rank: int = 0, workers: int = 1
+    scenes: Sequence[Views], settings: SamTrainingSettings, step: int, rank: int = 0, workers: int = 1
 ) -> list[Sample]:
-    """Return one worker's samples of a step; scenes come in epochs, each in an order of its own, laid end to end.
+    """Return one worker's samples of a step, the two views of a scene side by side; scenes come in epochs, each in an
+    order of its own, laid end to end.
 
     Raises:
-        ValueError: A step's photos cannot be shared evenly.
+        ValueError: A step's scenes cannot be shared evenly.
     """
-    if settings.photos_per_step % workers:
-        raise ValueError(f"{settings.photos_per_step} photos per step cannot be shared evenly by {workers} workers")
-    first = step * settings.photos_per_step
+    if settings.photos_per_step % (VIEWS * workers):
+        raise ValueError(
+            f"{settings.photos_per_step} photos per step, {VIEWS} of each scene, cannot be shared evenly by {workers} "
+            f"worker{'s'[: workers > 1]}"
+        )
+    shown = settings.photos_per_step // VIEWS
     batch = []
-    for position in range(first + rank, first + settings.photos_per_step, workers):
+    for position in range(step * shown + rank, (step + 1) * shown, workers):
         epoch, index = divmod(position, len(scenes))
         order = np.random.default_rng([settings.seed, epoch]).permutation(len(scenes))
-        seed = few_shot.seed_of(settings.seed, position)
-        batch.append(make_sample(scenes[int(order[index])], settings.samples_at(step), seed))
+        for number, view in enumerate(scenes[int(order[index])]):
+            seed = few_shot.seed_of(settings.seed, VIEWS * position + number)
+            batch.append(make_sample(view, settings.samples_at(step), seed))
     return batch
 
 

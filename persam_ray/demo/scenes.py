@@ -78,10 +78,17 @@ class Scene:
         return tuple((self.group_labels[group], map_hw == group) for group in np.unique(map_hw) if group > 0)
 
 
-def draw_scene(seed: int, size_hw: tuple[int, int] = (560, 384)) -> Scene:
-    """Draw the scene of a seed; the same seed and size give the same bytes on one platform."""
-    rng = np.random.default_rng(seed)
-    canvas = Canvas(size_hw, _random_light(rng))
+def draw_scene(seed: int, size_hw: tuple[int, int] = (560, 384), left_out: float = 0.0) -> Scene:
+    """Draw the scene of a seed; the same arguments give the same bytes on one platform.
+
+    Args:
+        seed: Of everything.
+        size_hw: Of the photo, pixels.
+        left_out: Chance, in [0, 1], of each object that belongs to a group (a garment, a wheel) to be left out, so that
+            what it hides is seen. All else stays as it is, and objects keep their numbers.
+    """
+    rng, absence = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    canvas = Canvas(size_hw, _random_light(rng), lambda: happens(absence, left_out))
     place = pick(rng, PLACE_WEIGHTS)
     two = happens(rng, 0.15)
     feet, person_px = _stand(rng, size_hw, two=two)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.ray
 
 TINY = (
     "--scenes", "4", "--first-seed", "7", "--backbone", "mobilenetv3_small_050", "--image-size", "128",
-    "--layout-steps", "2", "--steps", "4", "--photos-per-step", "2", "--epoch-steps", "2", "--workers", "2",
+    "--layout-steps", "2", "--steps", "4", "--photos-per-step", "4", "--epoch-steps", "2", "--workers", "2",
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def trained(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_run_goes_on_from_its_last_checkpoint(trained: Path) -> None:
     epochs = json.loads((trained / "training.json").read_text())["epochs"]
     assert [(epoch["epoch"], epoch["steps"]) for epoch in epochs] == [(0, 2), (1, 2), (2, 2)]
-    names = {"epoch", "steps", "place", "edge", "kin", "loss", "learning_rate", "seconds"}
+    names = {"epoch", "steps", "place", "edge", "kin", "match", "loss", "learning_rate", "seconds"}
     assert [epoch.keys() - names for epoch in epochs] == [set(), *[{"focal", "dice", "iou"}] * 2]
     assert (trained / "manifest.json").exists()
 

@@ -1,8 +1,7 @@
 """Linear layers in bfloat16 on a CPU, their weights laid out beforehand as the matrix product reads them.
 
-torch lays a weight out anew at every call, and writes a layer's result to memory before GELU reads it. The operators
-of oneDNN that torch's own compiler emits do the first once and the second on the way out of the product. They are not
-part of torch's public interface: where they are missing or do not answer, layers stay as they are.
+torch lays a weight out anew at every call. The operators of oneDNN that torch's own compiler emits do it once. They are
+not part of torch's public interface: where they are missing or do not answer, layers stay as they are.
 """
 
 import torch
@@ -11,34 +10,27 @@ from torch import Tensor, nn
 TRIAL_ROWS = 2
 
 
-def packed(linear: nn.Linear, *, gelu: bool = False) -> nn.Module:
-    """Return a layer of the same results (exact GELU behind it, if asked for), packed where that can be done.
-
-    Args:
-        linear: Frozen; its weight is not kept if it is packed.
-        gelu: Whether GELU follows.
-    """
-    plain = nn.Sequential(linear, nn.GELU()) if gelu else linear
+def packed(linear: nn.Linear) -> nn.Module:
+    """Return a layer of the same results, packed where that can be done; the given one is frozen and not changed."""
     weight = linear.weight
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
-        return plain
+        return linear
     try:
         with torch.inference_mode():
-            layer = _PackedLinear(linear, gelu=gelu)
+            layer = _PackedLinear(linear)
             trial = weight.new_ones(TRIAL_ROWS, linear.in_features)
-            torch.testing.assert_close(layer(trial), plain(trial), rtol=0.02, atol=0.02)
+            torch.testing.assert_close(layer(trial), linear(trial), rtol=0.02, atol=0.02)
     except (AssertionError, AttributeError, RuntimeError, TypeError):
-        return plain
+        return linear
     return layer
 
 
 class _PackedLinear(nn.Module):
-    def __init__(self, linear: nn.Linear, *, gelu: bool) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.bias, self.gelu = linear.bias, gelu
+        self.bias = linear.bias
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        name, variant = ("gelu", "none") if self.gelu else ("none", "")
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], variant)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return y

@@ -43,8 +43,9 @@ class FoldedViT(nn.Module):
         """Return the features (b, c, h, w) of normalised images."""
         # The convolution's channels come last as a view: every later sum would go through memory column by column.
         x_bhwc = (self.patch_embed(image_b3hw) + self.pos_embed).contiguous()
+        spaces: dict[int, Tensor] = {}
         for block in self.blocks:
-            x_bhwc = block(x_bhwc)
+            x_bhwc = block(x_bhwc, spaces)
         features: Tensor = self.neck(x_bhwc.permute(0, 3, 1, 2))
         return features
 
@@ -56,9 +57,10 @@ class _FoldedBlock(nn.Module):
 
     def __init__(self, block: Block, side: int) -> None:
         super().__init__()
-        self.norm1, self.norm2, self.qkv_bias = block.norm1, block.norm2, block.attn.qkv.bias
+        self.norm1, self.norm2 = block.norm1, block.norm2
         self.qkv, self.projection = packed(block.attn.qkv), packed(block.attn.proj)
-        self.mlp = nn.Sequential(packed(block.mlp.lin1, gelu=True), packed(block.mlp.lin2))
+        self.mlp = nn.Sequential(packed(block.mlp.lin1), block.mlp.act, packed(block.mlp.lin2))
+        self.padding: Tensor | float = 0.0 if block.attn.qkv.bias is None else block.attn.qkv.bias
         self.side, self.heads = side, int(block.attn.num_heads)
         rows_ssc, columns_ssc = (
             get_rel_pos(side, side, table).detach() for table in (block.attn.rel_pos_h, block.attn.rel_pos_w)
@@ -71,39 +73,52 @@ class _FoldedBlock(nn.Module):
         spare = self.widened - rows_ssc.shape[2] - 2 * side
         self.register_buffer("ones_tk", F.pad(ones_tk, (0, spare)).to(rows_ssc))
 
-    def forward(self, x_bhwc: Tensor) -> Tensor:
-        x_bhwc = x_bhwc + self._attended(self.norm1(x_bhwc))
+    def _new_space(self, x_bhwc: Tensor) -> Tensor:
+        """Return room for q', k' and v', (3, windows, n, t, widened), filled with what no block changes."""
+        batch, height, width, _ = x_bhwc.shape
+        windows = batch * -(-height // self.side) * -(-width // self.side)
+        space = x_bhwc.new_zeros(3, windows, self.heads, self.side**2, self.widened)
+        space[1, ..., -self.ones_tk.shape[1] :] = self.ones_tk
+        return space
+
+    def forward(self, x_bhwc: Tensor, spaces: dict[int, Tensor]) -> Tensor:
+        """Return the tokens after this block.
+
+        Args:
+            x_bhwc: Tokens.
+            spaces: By side, what the blocks of a pass write q', k' and v' into, one after the other: what lies behind
+                the channels of k' and v' is written once.
+        """
+        if self.side not in spaces:
+            spaces[self.side] = self._new_space(x_bhwc)
+        x_bhwc = x_bhwc + self._attended(self.norm1(x_bhwc), spaces[self.side])
         x: Tensor = x_bhwc + self.mlp(self.norm2(x_bhwc))
         return x
 
-    def _attended(self, x_bhwc: Tensor) -> Tensor:
+    def _attended(self, x_bhwc: Tensor, space: Tensor) -> Tensor:
         batch, height, width, channels = x_bhwc.shape
         qkv: Tensor = self.qkv(x_bhwc)
         below, right = -height % self.side, -width % self.side
         if below or right:
-            padded = self.qkv_bias.expand(batch, height + below, width + right, -1).clone()
+            padded = qkv.new_empty(batch, height + below, width + right, 3 * channels)
             padded[:, :height, :width] = qkv
+            padded[:, :height, width:] = padded[:, height:] = self.padding
             qkv = padded
-        # 3 (q, k, v), b * windows, n, t, c of a head
-        windows_hw = (height + below) // self.side, (width + right) // self.side
-        split = qkv.view(batch, windows_hw[0], self.side, windows_hw[1], self.side, 3, self.heads, -1)
-        in_windows = split.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(
-            3, batch * windows_hw[0] * windows_hw[1], self.heads, self.side**2, -1
-        )
-        attended = self._fused(*in_windows)
-        split = attended.view(batch, *windows_hw, self.heads, self.side, self.side, -1)
+        # 3 (q, k, v), b, windows down and across, n, rows and columns of a window, c of a head
+        down, across = (height + below) // self.side, (width + right) // self.side
+        split = qkv.view(batch, down, self.side, across, self.side, 3, self.heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
+        self._fill(space.view(*split.shape[:-1], -1), split)
+        attended = F.scaled_dot_product_attention(space[0], space[1], space[2], scale=1.0)[..., : split.shape[-1]]
+        split = attended.view(batch, down, across, self.heads, self.side, self.side, -1)
         x_bhwc = split.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height + below, width + right, channels)
         projected: Tensor = self.projection(x_bhwc[:, :height, :width])
         return projected
 
-    def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention with relative positions; all (windows, n, t, c of a head)."""
-        windows, heads, tokens, channels = q.shape
-        q_ss = q.view(windows, heads, self.side, self.side, channels)
-        to_rows = torch.einsum("xnhwc,hkc->xnhwk", q_ss, self.rows_ssc).reshape(windows, heads, tokens, self.side)
-        to_columns = torch.einsum("xnhwc,wkc->xnhwk", q_ss, self.columns_ssc).reshape(windows, heads, tokens, self.side)
-        spare = q.new_zeros(windows, heads, tokens, self.widened - channels - 2 * self.side)
-        q = torch.cat([q * channels**-0.5, to_rows, to_columns, spare], dim=-1)
-        k = torch.cat([k, self.ones_tk.expand(windows, heads, -1, -1)], dim=-1)
-        v = F.pad(v, (0, self.widened - channels))
-        return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :channels]
+    def _fill(self, space: Tensor, split: Tensor) -> None:
+        """Write q', k' and v' where they are attended to; each number is copied once."""
+        side, channels, (q, k, v) = self.side, split.shape[-1], split
+        torch.mul(q, channels**-0.5, out=space[0, ..., :channels])
+        space[0, ..., channels : channels + side] = torch.einsum("...hwc,hkc->...hwk", q, self.rows_ssc)
+        space[0, ..., channels + side : channels + 2 * side] = torch.einsum("...hwc,wkc->...hwk", q, self.columns_ssc)
+        space[1, ..., :channels] = k
+        space[2, ..., :channels] = v

@@ -101,7 +101,11 @@ def _draw(output: str, seeds: range, report: Any) -> None:
 
 
 def read_scenes(output: str) -> list[tuple[PackedScene, PackedScene]]:
-    """Return both views of all scenes below an output, by seed."""
+    """Return both views of all scenes below an output, by seed.
+
+    Raises:
+        TrainingError: Views are missing: an earlier version drew them.
+    """
     from persam_ray.demo.packed import PackedScene
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -110,7 +114,10 @@ def read_scenes(output: str) -> list[tuple[PackedScene, PackedScene]]:
             with fs.open(path, "rb") as file:
                 yield from pq.read_table(file, schema=SCENE).to_pylist()
 
-    ordered = sorted(rows(), key=lambda row: (row["seed"], row["view"]))
+    ordered = sorted(rows(), key=lambda row: (row["seed"], row["view"] or 0))
+    pairs = list(zip(ordered[::2], ordered[1::2], strict=False))
+    if len(ordered) % 2 or any((a["seed"], a["view"], b["view"]) != (b["seed"], 0, 1) for a, b in pairs):
+        raise TrainingError(f"not every scene below {join(output, SCENES)} has two views: draw them anew (--overwrite)")
     views = [PackedScene(row["jpeg"], row["object_map"], tuple(row["groups"])) for row in ordered]
     return list(zip(views[::2], views[1::2], strict=True))
 

@@ -27,7 +27,7 @@ LANES = 32
 
 
 class FoldedViT(nn.Module):
-    """The forward pass of `segment_anything`'s encoder, over its own modules.
+    """The forward pass of `segment_anything`'s encoder, over its own modules; for inference, where they are by now.
 
     Args:
         encoder: Its weights are shared, not copied, but for those that `packed_linear` lays out anew.

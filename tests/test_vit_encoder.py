@@ -47,8 +47,20 @@ def test_relative_positions_matter(encoder: ImageEncoderViT) -> None:
 
 
 @torch.inference_mode()
-def test_in_bfloat16_features_are_within_two_percent(encoder: ImageEncoderViT) -> None:
+def test_queries_keys_and_values_may_have_no_bias() -> None:
+    torch.manual_seed(1)
+    encoder = ImageEncoderViT(
+        img_size=320, embed_dim=48, depth=2, num_heads=3, out_chans=16, use_rel_pos=True, window_size=14,
+        global_attn_indexes=(1,), qkv_bias=False,
+    )  # fmt: skip
     images = torch.randn(1, 3, 320, 320)
+    torch.testing.assert_close(FoldedViT(encoder)(images), encoder(images), atol=2e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("batch", [1, 3])
+def test_in_bfloat16_features_are_within_two_percent(encoder: ImageEncoderViT, batch: int) -> None:
+    images = torch.randn(batch, 3, 320, 320)
     exact = encoder(images)
     rounded = FoldedViT(encoder.bfloat16())(images.bfloat16()).float()
     encoder.float()

@@ -32,7 +32,7 @@ Views = tuple[ObjectPhoto, ObjectPhoto]
 """A scene, and the same scene with some objects left out; a thing has the same number in both."""
 
 LEFT_OUT = 0.3
-"""Chance of each object to be left out of the second view."""
+"""Chance of each object that belongs to a group to be left out of the second view."""
 
 
 @dataclass(frozen=True)

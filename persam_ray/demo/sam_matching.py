@@ -33,7 +33,12 @@ def match_loss(features_bchw: Tensor, things_bhw: Sequence[Labels]) -> Tensor:
     Args:
         features_bchw: Of the photos.
         things_bhw: Number of the thing at the middle of each feature cell, -1 on padding.
+
+    Raises:
+        ValueError: A photo has no other view.
     """
+    if len(things_bhw) % VIEWS:
+        raise ValueError(f"{len(things_bhw)} photos are not {VIEWS} views of each scene")
     terms = [
         term
         for first in range(0, len(things_bhw), VIEWS)

@@ -139,7 +139,7 @@ class TrainingLosses(nn.Module):
 
     def forward(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
         """Return losses by name, scalars: `place`, `edge` and `kin` (`sam_layout`) and `match` (`sam_matching`) of the
-        features; where samples have targets, also
+        features; where samples have targets (samples 2 i and 2 i + 1 are views of one scene), also
 
         `focal` (times 20) and `dice` of the candidates that learn, `iou` of all candidates' predicted IoU, each the
         mean over photos, their targets and rounds.
@@ -264,7 +264,7 @@ def make_batch(
     if settings.photos_per_step % (VIEWS * workers):
         raise ValueError(
             f"{settings.photos_per_step} photos per step, {VIEWS} of each scene, cannot be shared evenly by {workers} "
-            f"worker{'s'[: workers > 1]}"
+            f"worker{'s' if workers > 1 else ''}"
         )
     shown = settings.photos_per_step // VIEWS
     batch = []

@@ -85,7 +85,7 @@ def draw_scene(seed: int, size_hw: tuple[int, int] = (560, 384), left_out: float
         seed: Of everything.
         size_hw: Of the photo, pixels.
         left_out: Chance, in [0, 1], of each object that belongs to a group (a garment, a wheel) to be left out, so that
-            what it hides is seen. All else stays as it is, and objects keep their numbers.
+            what it hides is seen. All else stays as it is (also shadows on the ground), and objects keep their numbers.
     """
     rng, absence = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     canvas = Canvas(size_hw, _random_light(rng), lambda: happens(absence, left_out))

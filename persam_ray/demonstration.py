@@ -33,6 +33,7 @@ OPTIONS: Mapping[type[OutputConfig], Mapping[str, str]] = {
     LabelConfig: {
         "--images": SCENES,
         "--references": SCENES,
+        "--reference-ids": "scene_000026.jpg",
         "--category": "top",
         "--method": "persam_f",
         "--sam": "demo",
@@ -40,7 +41,10 @@ OPTIONS: Mapping[type[OutputConfig], Mapping[str, str]] = {
         "--overwrite": "",
     },
 }
-"""What `--demo` stands for, where it is not given."""
+"""What `--demo` stands for, where it is not given. The reference is the one that the benchmark chooses."""
+
+ONLY_BESIDE = {"--reference-ids": ("--references", "--category")}
+"""An option of the demo's that has no meaning beside others than the demo's own."""
 
 
 def options(config_class: type[OutputConfig], given: Sequence[str]) -> list[str]:
@@ -58,7 +62,11 @@ def options(config_class: type[OutputConfig], given: Sequence[str]) -> list[str]
     for name in ("--images", "--annotations", "--reference"):
         if name in given:
             raise ConfigError(f"--demo draws its own photos: leave {name} out")
-    return [f"{name}={value}" if value else name for name, value in OPTIONS[config_class].items() if name not in given]
+    return [
+        f"{name}={value}" if value else name
+        for name, value in OPTIONS[config_class].items()
+        if not {name, *ONLY_BESIDE.get(name, ())} & set(given)
+    ]
 
 
 def draw_photos(folder: str) -> None:

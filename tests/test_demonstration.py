@@ -25,8 +25,12 @@ def test_the_flag_alone_is_enough_and_other_options_win_over_it() -> None:
 
 
 def test_a_category_takes_the_place_of_the_demos() -> None:
-    assert parse(LabelConfig, ["--demo"]).category == ("top",)
-    assert parse(LabelConfig, ["--demo", "--category", "bag", "--category", "hair"]).category == ("bag", "hair")
+    config = parse(LabelConfig, ["--demo"])
+    assert (config.category, config.chosen_ids) == (("top",), ("scene_000026.jpg",))
+    config = parse(LabelConfig, ["--demo", "--category", "bag", "--category", "hair"])
+    assert (config.category, config.chosen_ids) == (("bag", "hair"), ())
+    assert parse(LabelConfig, ["--demo", "--references", "elsewhere"]).chosen_ids == ()
+    assert parse(LabelConfig, ["--demo", "--reference-ids", "scene_000003.jpg"]).chosen_ids == ("scene_000003.jpg",)
 
 
 def test_the_flag_can_stand_in_a_yaml_file(tmp_path: Path) -> None:

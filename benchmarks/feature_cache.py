@@ -43,6 +43,7 @@ from persam_ray.images import decode_image, resize_longest_side
 from persam_ray.model_stages import SegmentOptions, SegmentWithPersam
 from persam_ray.persam import make_target
 from persam_ray.sam import Sam
+from persam_ray.schema import READ
 from persam_ray.stages import DecodeImages
 from persam_ray.storage import remove
 from persam_ray.types import Checkpoint, Reference, Target
@@ -94,17 +95,13 @@ def s3_bucket() -> Iterator[str]:
 
 def prepared(sam: Sam, photos: list[Path]) -> tuple[pa.Table, Target]:
     """Return PIXELS rows of photos, and a target: the middle of the first."""
-    rows = [
-        {"image_id": photo.name, "image": photo.read_bytes(), "annotations": None, "error": None}
-        | {"height": None, "width": None}
-        for photo in photos
-    ]
+    rows = [dict.fromkeys(READ.names) | {"image_id": photo.name, "image": photo.read_bytes()} for photo in photos]
     decode = DecodeImages(partial(resize_longest_side, image_size_px=sam.image_size_px))
     image_hw3 = decode_image(rows[0]["image"])
     height, width = image_hw3.shape[:2]
     mask_hw = np.zeros((height, width), dtype=bool)
     mask_hw[height // 4 : -height // 4, width // 4 : -width // 4] = True
-    return decode(pa.Table.from_pylist(rows)), make_target(sam, [Reference("target", image_hw3, mask_hw)])
+    return decode(pa.Table.from_pylist(rows, READ)), make_target(sam, [Reference("target", image_hw3, mask_hw)])
 
 
 class Measured:

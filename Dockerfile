@@ -15,12 +15,12 @@ LABEL org.opencontainers.image.title="persam-ray" \
 USER 1000
 WORKDIR /home/ray/persam-ray
 
-# Dependencies make a layer of their own, which a change of the code leaves as it is. Ray's launcher needs boto3: the one
-# that goes with the botocore that s3fs brings.
+# Dependencies make a layer of their own, which a change of the code leaves as it is. Ray's launcher needs boto3: one
+# that goes with the botocore of aiobotocore, which s3fs brings and which is bounded for pip to settle it first.
 COPY --chown=1000:100 pyproject.toml ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
       > /tmp/requirements.txt \
-    && pip install --no-cache-dir "ray[default]==${RAY_VERSION}" "s3fs[boto3]" --requirement /tmp/requirements.txt \
+    && pip install --no-cache-dir "ray[default]==${RAY_VERSION}" boto3 "aiobotocore<4" --requirement /tmp/requirements.txt \
     && rm /tmp/requirements.txt
 
 # No weights but the demo's, which are part of the package: --sam fetches or reads others on the driver's node.

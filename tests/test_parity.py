@@ -4,6 +4,10 @@ They were made by running it unmodified on the CPU in float32, with seeded weigh
 decoder (the rule for names with "token" leaves its cross-attention saturated: float32 differs from float64 by 5e-3 on
 logits after one call, by 1 after three), so agreement over the whole cascade asks for the same sums in the same
 order. One image at a time gives just that; hence no batches here.
+
+So does the CPU: PyTorch's matrix products sum in another order on AMD's than on Intel's, where they were made. Where
+segment_anything itself is not within EXACT of the recordings, the first call is held to a multiple of its distance, and
+the calls after it are skipped.
 """
 
 import json
@@ -26,6 +30,9 @@ from tests.seeded_weights import fill, official_decoder, official_sam, seeded
 PARITY = Path(__file__).parent / "parity"
 SHAPES = ("portrait", "square", "landscape")
 IMAGES = ("00", "01")
+
+EXACT = 1e-3
+"""Agreement of logits and predicted IoU where sums are made in the recordings' order."""
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +62,37 @@ def encoded(sam: Sam, shape: str, image: str) -> tuple[torch.Tensor, Frame]:
     return sam.encode([resize_longest_side(pixels, 1024)]), sam.frame(pixels.shape[:2])
 
 
-def agree(candidates: MaskCandidates, expected: NpzFile, step: str) -> None:
+@pytest.fixture(scope="module")
+def distance(sam: Sam) -> float:
+    """How far logits of segment_anything's own decoder are from the recordings on this CPU, at most."""
+    model = official_sam()
+    fill(model, seed=2305)
+    farthest = 0.0
+    for shape in SHAPES:
+        expected = official(shape, "persam_f")
+        features, _ = encoded(sam, shape, "00")
+        xy = torch.from_numpy(expected["fit/point_coords"]).reshape(1, -1, 2)
+        with torch.no_grad():
+            sparse, dense = model.prompt_encoder((xy, torch.ones(xy.shape[:2])), None, None)
+            position = model.prompt_encoder.get_dense_pe()
+            logits, _ = model.mask_decoder(features, position, sparse, dense, multimask_output=True)
+        away = np.abs(logits[0, :, ::4, ::4].numpy() - expected["fit/low_res"])
+        farthest = max(farthest, float(away.max()))
+    assert farthest < 0.05  # beyond rounding
+    return farthest
+
+
+def skip_if_sums_differ(distance: float) -> None:
+    if distance > EXACT:
+        pytest.skip(f"on this CPU segment_anything's own first call is {distance:.4f} from the recordings")
+
+
+def agree(candidates: MaskCandidates, expected: NpzFile, step: str, distance: float) -> None:
     """Compare logits (every 4th row and column was kept) and predicted IoU."""
+    tolerance = EXACT if distance <= EXACT else 10 * distance
     logits = candidates.logits_bkhw[0, :, ::4, ::4].numpy()
-    np.testing.assert_allclose(logits, expected[f"{step}/low_res"], atol=1e-3, rtol=0)
-    np.testing.assert_allclose(candidates.iou_scores_bk[0].numpy(), expected[f"{step}/scores"], atol=1e-3, rtol=0)
+    np.testing.assert_allclose(logits, expected[f"{step}/low_res"], atol=tolerance, rtol=0)
+    np.testing.assert_allclose(candidates.iou_scores_bk[0].numpy(), expected[f"{step}/scores"], atol=tolerance, rtol=0)
 
 
 def iou_with_official(mask: torch.Tensor, shape: str, name: str) -> float:
@@ -70,7 +103,7 @@ def iou_with_official(mask: torch.Tensor, shape: str, name: str) -> float:
 
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_persam_agrees_with_the_official_code_at_every_step(sam: Sam, shape: str, image: str) -> None:
+def test_persam_agrees_with_the_official_code_at_every_step(sam: Sam, distance: float, shape: str, image: str) -> None:
     expected = official(shape, "persam")
     target = persam.make_target(sam, [reference(shape)])
     np.testing.assert_allclose(target.embedding_c.numpy(), expected["target_embedding"], atol=1e-5)
@@ -85,19 +118,21 @@ def test_persam_agrees_with_the_official_code_at_every_step(sam: Sam, shape: str
     np.testing.assert_allclose(guidance.flatten().numpy(), expected[f"{image}/step1/attn"].ravel(), atol=1e-4)
 
     first = sam.decode(features, points, guidance_nhw=guidance, embedding_nc=target.embedding_c[None], multimask=False)
-    agree(first, expected, f"{image}/step1")
+    agree(first, expected, f"{image}/step1", distance)
+    skip_if_sums_differ(distance)
     second = sam.decode(features, points, mask_logits_nhw=first.logits_bkhw[:, 0], multimask=True)
-    agree(second, expected, f"{image}/step2")
+    agree(second, expected, f"{image}/step2", distance)
     logits, _ = second.best()
     masks = [sam.to_original(logits, frame)[0] > 0]
     third = persam.decode_in_box(sam, features, [frame], points, logits, masks)
     assert third is not None
-    agree(third, expected, f"{image}/step3")
+    agree(third, expected, f"{image}/step3", distance)
 
 
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_persam_gives_the_official_masks(sam: Sam, shape: str, image: str) -> None:
+def test_persam_gives_the_official_masks(sam: Sam, distance: float, shape: str, image: str) -> None:
+    skip_if_sums_differ(distance)
     target = persam.make_target(sam, [reference(shape)])
     features, frame = encoded(sam, shape, image)
     ((raw,),) = persam.segment(sam, features, [frame], [target], "official")
@@ -113,25 +148,28 @@ def test_persam_f_fits_the_official_mask_weights(sam: Sam, shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_persam_f_fits_on_the_official_logits(sam: Sam, shape: str) -> None:
+def test_persam_f_fits_on_the_official_logits(sam: Sam, distance: float, shape: str) -> None:
     expected = official(shape, "persam_f")
     target = fitted(sam, shape)
     features, frame = encoded(sam, shape, "00")
     points = persam.locate(sam, features, [frame], [target], guidance=None).points
     np.testing.assert_array_equal(points.xy_bn2.numpy(), expected["fit/point_coords"])
-    agree(sam.decode(features, points, multimask=True), expected, "fit")
+    agree(sam.decode(features, points, multimask=True), expected, "fit", distance)
 
 
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_persam_f_agrees_with_the_official_code_from_its_weights_on(sam: Sam, shape: str, image: str) -> None:
+def test_persam_f_agrees_with_the_official_code_from_its_weights_on(
+    sam: Sam, distance: float, shape: str, image: str
+) -> None:
     # From the official weights, because ours differ in the last bit and this decoder makes 0.1 of it in two calls.
     expected = official(shape, "persam_f")
     target = replace(fitted(sam, shape), mask_weights_3=torch.from_numpy(expected["mask_weights"]))
     features, frame = encoded(sam, shape, image)
     points = persam.locate(sam, features, [frame], [target], guidance=None).points
     np.testing.assert_array_equal(points.xy_bn2.numpy(), expected[f"{image}/step1/point_coords"])
-    agree(sam.decode(features, points, multimask=True), expected, f"{image}/step1")
+    agree(sam.decode(features, points, multimask=True), expected, f"{image}/step1", distance)
+    skip_if_sums_differ(distance)
 
     ((raw,),) = persam_f.segment_f(sam, features, [frame], [target])
     assert raw is not None

@@ -121,6 +121,7 @@ class Canvas:
         size_hw: Of the photo, pixels.
         light: Falls on everything.
         leave_out: Says of each new object that belongs to a group whether it is left out: numbered, but never painted.
+        other_fabric: Gives a garment another fabric than the one it was cut from, or None to leave that.
         labels: Label by object number.
         groups: Group by object number, 0 for none.
         group_labels: Label by group.
@@ -132,6 +133,7 @@ class Canvas:
     size_hw: tuple[int, int]
     light: Light
     leave_out: Callable[[], bool] = lambda: False
+    other_fabric: Callable[[], Fabric | None] = lambda: None
     labels: list[str] = field(default_factory=lambda: ["nothing"])
     groups: list[int] = field(default_factory=lambda: [0])
     group_labels: list[str] = field(default_factory=lambda: ["nothing"])

@@ -52,6 +52,11 @@ class Dressed:
     figure: Figure
 
 
+def random_fabric(rng: np.random.Generator) -> Fabric:
+    """Return a cloth that any garment could be made of."""
+    return woven(rng, TOP_PATTERNS, varied(rng, NEUTRALS + BLUES + ACCENTS + BRIGHTS + DARKS + DENIMS))
+
+
 def random_person(rng: np.random.Generator, feet: Point, height_px: float) -> Dressed:
     """Return a person in street clothes with the soles at `feet`."""
     body = pose(rng, feet, height_px * float(rng.uniform(0.96, 1.03)), feminine=happens(rng, 0.7))

@@ -1,7 +1,7 @@
 """What a figure is made of before it is painted: pieces, each belonging to a named object, in layers."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, auto
 
 import numpy as np
@@ -55,6 +55,9 @@ class Sewn:
 
 
 Figure = list[Sewn]
+
+BODY_PARTS = frozenset({"skin", "face", "hair"})
+"""Labels of what is not worn."""
 
 
 class Tailor:
@@ -123,9 +126,15 @@ def paint_figure(canvas: Canvas, figure: Figure, *, group_label: str, parts: boo
     """
     group = canvas.new_group(group_label)
     objects: dict[tuple[str, str], int] = {}
+    fabrics: dict[str, Fabric | None] = {}
     for sewn in sorted(figure, key=lambda sewn: sewn.layer):
         name = (sewn.label, sewn.part) if parts else (group_label, "")
         if name not in objects:
             objects[name] = canvas.new_object(name[0], group)
-        canvas.paint(objects[name], sewn.piece)
+        piece = sewn.piece
+        if parts and sewn.label not in BODY_PARTS and isinstance(piece.fabric, Fabric) and not piece.clip:
+            if sewn.label not in fabrics:
+                fabrics[sewn.label] = canvas.other_fabric()
+            piece = replace(piece, fabric=fabrics[sewn.label] or piece.fabric)
+        canvas.paint(objects[name], piece)
     return {number: label for (label, _), number in objects.items()}

@@ -14,7 +14,7 @@ from persam_ray.demo.backgrounds import PLACES, paint_background
 from persam_ray.demo.camera import develop, random_camera
 from persam_ray.demo.canvas import Canvas, IntArray, Light
 from persam_ray.demo.chance import happens, pick
-from persam_ray.demo.outfits import Dressed, random_person
+from persam_ray.demo.outfits import Dressed, random_fabric, random_person
 from persam_ray.demo.pieces import paint_figure, silhouette
 from persam_ray.demo.props import pole
 from persam_ray.demo.shapes import Outline, Point, ellipse, points
@@ -78,7 +78,9 @@ class Scene:
         return tuple((self.group_labels[group], map_hw == group) for group in np.unique(map_hw) if group > 0)
 
 
-def draw_scene(seed: int, size_hw: tuple[int, int] = (560, 384), left_out: float = 0.0) -> Scene:
+def draw_scene(
+    seed: int, size_hw: tuple[int, int] = (560, 384), left_out: float = 0.0, changed: float = 0.0
+) -> Scene:
     """Draw the scene of a seed; the same arguments give the same bytes on one platform.
 
     Args:
@@ -86,9 +88,15 @@ def draw_scene(seed: int, size_hw: tuple[int, int] = (560, 384), left_out: float
         size_hw: Of the photo, pixels.
         left_out: Chance, in [0, 1], of each object that belongs to a group (a garment, a wheel) to be left out, so that
             what it hides is seen. All else stays as it is (also shadows on the ground), and objects keep their numbers.
+        changed: Chance, in [0, 1], of each garment to be of another fabric; its cut stays as it is.
     """
-    rng, absence = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-    canvas = Canvas(size_hw, _random_light(rng), lambda: happens(absence, left_out))
+    rng, absence, change = (np.random.default_rng([seed, *stream]) for stream in ((), (1,), (2,)))
+    canvas = Canvas(
+        size_hw,
+        _random_light(rng),
+        leave_out=lambda: happens(absence, left_out),
+        other_fabric=lambda: random_fabric(change) if happens(change, changed) else None,
+    )
     place = pick(rng, PLACE_WEIGHTS)
     two = happens(rng, 0.15)
     feet, person_px = _stand(rng, size_hw, two=two)

@@ -85,15 +85,14 @@ def draw_scenes(output: str, seeds: range, plan: cluster.WorkerPlan) -> None:
 
 
 def _draw(output: str, seeds: range, report: Any) -> None:
-    from persam_ray.demo.packed import LEFT_OUT, pack
-    from persam_ray.demo.scenes import draw_scene
+    from persam_ray.demo.packed import draw_views, pack
 
     uri = join(output, SCENES, f"part-{seeds[0]:016x}.parquet")
     if not exists(uri):
         rows = []
         for seed in seeds:
-            for view, left_out in enumerate((0.0, LEFT_OUT)):
-                scene = pack(draw_scene(seed, left_out=left_out))
+            for view, drawn in enumerate(draw_views(seed)):
+                scene = pack(drawn)
                 files = {"jpeg": scene.jpeg, "object_map": scene.object_map_png, "groups": scene.object_groups}
                 rows.append({"seed": seed, "view": view, **files})
         write_parquet(uri, pa.Table.from_pylist(rows, SCENE))

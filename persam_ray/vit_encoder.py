@@ -1,4 +1,4 @@
-"""SAM's ViT image encoder, its relative positions folded into queries and keys: plain fused attention does the rest.
+"""SAM's ViT image encoder, its relative positions folded into queries and keys: plain attention does the rest.
 
 The official attention adds to each logit, q k / sqrt(c), two terms: q . R_h[row(q) - row(k)], and the same for columns.
 It writes all N x N of them: for 4096 tokens and 12 heads 800 MB in float32. Here a query carries its terms for every
@@ -20,6 +20,7 @@ from segment_anything.modeling.image_encoder import Block, get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from persam_ray.attention import attend
 from persam_ray.packed_linear import packed
 
 LANES = 32
@@ -108,7 +109,7 @@ class _FoldedBlock(nn.Module):
         down, across = (height + below) // self.side, (width + right) // self.side
         split = qkv.view(batch, down, self.side, across, self.side, 3, self.heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
         self._fill(space.view(*split.shape[:-1], -1), split)
-        attended = F.scaled_dot_product_attention(space[0], space[1], space[2], scale=1.0)[..., : split.shape[-1]]
+        attended = attend(space[0], space[1], space[2], split.shape[-1])
         split = attended.view(batch, down, across, self.heads, self.side, self.side, -1)
         x_bhwc = split.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height + below, width + right, channels)
         projected: Tensor = self.projection(x_bhwc[:, :height, :width])

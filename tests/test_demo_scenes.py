@@ -61,6 +61,20 @@ def test_what_is_left_out_shows_what_it_hid_and_changes_nothing_else(scenes: lis
     assert not any(bare.object_groups[number] for number in np.unique(bare.object_map_hw))
 
 
+def test_a_garment_of_another_fabric_lies_where_it_lay(scenes: list[Scene]) -> None:
+    kept = {"skin", "face", "hair"}
+    changed: Counter[str] = Counter()
+    for seed in range(8):
+        before, after = scenes[seed], draw_scene(seed, SMALL_HW, changed=1)
+        assert np.array_equal(after.object_map_hw, before.object_map_hw)
+        assert (after.object_labels, after.object_groups) == (before.object_labels, before.object_groups)
+        away_hw = np.abs(after.image_hw3.astype(np.int16) - before.image_hw3).mean(axis=2)
+        for label, visible_hw in before.objects:
+            changed[label] += away_hw[visible_hw].mean() > 20
+    assert changed["top"] >= 4
+    assert not any(changed[label] for label in kept)
+
+
 def test_other_random_numbers_of_the_process_do_not_matter() -> None:
     before = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]  # noqa: NPY002  # the global state is what is tested
     draw_scene(3, SMALL_HW)

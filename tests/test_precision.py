@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from persam_ray.precision import compute_dtype
+from persam_ray.precision import bfloat16_products, compute_dtype
 
 CPU = torch.device("cpu")
 
@@ -13,10 +13,21 @@ def test_a_stated_precision_is_kept_everywhere() -> None:
     assert compute_dtype("bfloat16", CPU) == torch.bfloat16
 
 
-@pytest.mark.parametrize("amx", [False, True])
-def test_a_cpu_takes_bfloat16_where_it_has_amx(monkeypatch: pytest.MonkeyPatch, amx: bool) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
-    assert compute_dtype("auto", CPU) == (torch.bfloat16 if amx else torch.float32)
+@pytest.mark.parametrize(
+    ("able", "products"),
+    [
+        ({}, None),
+        ({"avx512_bf16": False, "amx_bf16": False}, None),
+        ({"avx512_bf16": True}, "vectors"),
+        ({"avx512_bf16": True, "amx_bf16": True}, "tiles"),
+    ],
+)
+def test_a_cpu_takes_bfloat16_where_it_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], products: str | None
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert bfloat16_products() == products
+    assert compute_dtype("auto", CPU) == (torch.float32 if products is None else torch.bfloat16)
 
 
 def test_a_gpu_takes_bfloat16_where_it_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

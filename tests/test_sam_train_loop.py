@@ -8,8 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from persam_ray.config import ConfigError
-from persam_ray.demo.packed import LEFT_OUT, pack
-from persam_ray.demo.scenes import draw_scene
+from persam_ray.demo.packed import draw_views, pack
 from persam_ray.sam_train_loop import SCENE, read_scenes
 from persam_ray.sam_training_config import TrainSamConfig
 from persam_ray.training import TrainingError
@@ -17,12 +16,12 @@ from persam_ray.training import TrainingError
 SIZE_HW = (70, 48)
 
 
-def write(folder: Path, views: tuple[float, ...], columns: list[str]) -> None:
-    """Write scenes 5 and 6 in the given views, which hold the given columns."""
+def write(folder: Path, views: int, columns: list[str]) -> None:
+    """Write so many views of scenes 5 and 6, which hold the given columns."""
     rows = []
     for seed in (6, 5):
-        for view, left_out in enumerate(views):
-            scene = pack(draw_scene(seed, SIZE_HW, left_out))
+        for view, drawn in enumerate(draw_views(seed, SIZE_HW)[:views]):
+            scene = pack(drawn)
             files = {"jpeg": scene.jpeg, "object_map": scene.object_map_png, "groups": scene.object_groups}
             rows.append({"seed": seed, "view": view, **files})
     (folder / "scenes").mkdir()
@@ -30,17 +29,16 @@ def write(folder: Path, views: tuple[float, ...], columns: list[str]) -> None:
 
 
 def test_scenes_are_read_in_both_views_by_seed(tmp_path: Path) -> None:
-    write(tmp_path, (0.0, LEFT_OUT), SCENE.names)
+    write(tmp_path, 2, SCENE.names)
     read = read_scenes(str(tmp_path))
     for seed, views in zip((5, 6), read, strict=True):
-        for view, left_out in zip(views, (0.0, LEFT_OUT), strict=True):
-            drawn = draw_scene(seed, SIZE_HW, left_out)
+        for view, drawn in zip(views, draw_views(seed, SIZE_HW), strict=True):
             assert view.jpeg == drawn.jpeg
             assert np.array_equal(view.object_map_hw, drawn.object_map_hw)
 
 
-@pytest.mark.parametrize("views", [(0.0,), (0.0, LEFT_OUT)])
-def test_scenes_that_were_drawn_without_views_are_refused(views: tuple[float, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("views", [1, 2])
+def test_scenes_that_were_drawn_without_views_are_refused(views: int, tmp_path: Path) -> None:
     write(tmp_path, views, [name for name in SCENE.names if name != "view"])
     with pytest.raises(TrainingError, match=r"not every scene below .* has two views: draw them anew \(--overwrite\)"):
         read_scenes(str(tmp_path))

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from persam_ray.checkpoint_layout import COMPACT_FORMAT
 from persam_ray.checkpoints import read_checkpoint
 from persam_ray.demo.compact_sam import CompactSam, load_weights, new_compact_sam, to_compact_checkpoint
-from persam_ray.demo.packed import LEFT_OUT, ObjectPhoto, Views
+from persam_ray.demo.packed import ObjectPhoto, Views, draw_views
 from persam_ray.demo.sam_losses import candidate_losses, error_points
 from persam_ray.demo.sam_samples import (
     BESIDE_POINT,
@@ -63,7 +63,7 @@ def scenes() -> list[Scene]:
 
 @pytest.fixture(scope="module")
 def views(scenes: list[Scene]) -> list[Views]:
-    return [(scene, draw_scene(seed, (168, 116), LEFT_OUT)) for seed, scene in enumerate(scenes)]
+    return [draw_views(seed, (168, 116)) for seed in range(len(scenes))]
 
 
 def small_sam() -> CompactSam:

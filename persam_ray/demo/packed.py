@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from persam_ray.demo.canvas import IntArray
-from persam_ray.demo.scenes import Scene
+from persam_ray.demo.scenes import Scene, draw_scene
 from persam_ray.types import ByteArray
 
 
@@ -29,10 +29,11 @@ class ObjectPhoto(Protocol):
 
 
 Views = tuple[ObjectPhoto, ObjectPhoto]
-"""A scene, and the same scene with some objects left out; a thing has the same number in both."""
+"""A scene, and the same scene with some objects left out and others of another fabric; numbers are the same in both."""
 
-LEFT_OUT = 0.3
-"""Chance of each object that belongs to a group to be left out of the second view."""
+LEFT_OUT, CHANGED = 0.3, 0.6
+"""Chance of each object that belongs to a group to be left out of the second view, and of each garment to be of another
+fabric there."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class PackedScene:
     def object_map_hw(self) -> IntArray:
         """Number of the thing in front at every pixel, int16; decoded at every call."""
         return np.asarray(Image.open(io.BytesIO(self.object_map_png))).astype(np.int16)
+
+
+def draw_views(seed: int, size_hw: tuple[int, int] = (560, 384)) -> tuple[Scene, Scene]:
+    """Draw both views of a scene."""
+    return draw_scene(seed, size_hw), draw_scene(seed, size_hw, LEFT_OUT, CHANGED)
 
 
 def pack(scene: Scene) -> PackedScene:

@@ -78,9 +78,7 @@ class Scene:
         return tuple((self.group_labels[group], map_hw == group) for group in np.unique(map_hw) if group > 0)
 
 
-def draw_scene(
-    seed: int, size_hw: tuple[int, int] = (560, 384), left_out: float = 0.0, changed: float = 0.0
-) -> Scene:
+def draw_scene(seed: int, size_hw: tuple[int, int] = (560, 384), left_out: float = 0.0, changed: float = 0.0) -> Scene:
     """Draw the scene of a seed; the same arguments give the same bytes on one platform.
 
     Args:

@@ -16,11 +16,11 @@ USER 1000
 WORKDIR /home/ray/persam-ray
 
 # Dependencies make a layer of their own, which a change of the code leaves as it is. Ray's launcher needs boto3: one
-# that goes with the botocore of aiobotocore, which s3fs brings and which is bounded for pip to settle it first.
+# that goes with the botocore of aiobotocore, which s3fs brings; named first and bounded, pip settles that first.
 COPY --chown=1000:100 pyproject.toml ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
       > /tmp/requirements.txt \
-    && pip install --no-cache-dir "ray[default]==${RAY_VERSION}" boto3 "aiobotocore<4" --requirement /tmp/requirements.txt \
+    && pip install --no-cache-dir "ray[default]==${RAY_VERSION}" "aiobotocore<4" boto3 --requirement /tmp/requirements.txt \
     && rm /tmp/requirements.txt
 
 # No weights but the demo's, which are part of the package: --sam fetches or reads others on the driver's node.

@@ -198,6 +198,8 @@ def train_sam(config: TrainSamConfig, output: str) -> FittedSam:
             often, or the run to go on with had other options.
     """
     plan = plan_training(config.workers)
+    from persam_ray.demo.packed import LEFT_OUT, OTHER_FABRICS
+
     settings = config.settings
     start = None if config.start is None else locate(config.start)
     told = asdict(settings) | {
@@ -205,6 +207,8 @@ def train_sam(config: TrainSamConfig, output: str) -> FittedSam:
         "start": start and public(start),
         "scenes": config.scenes,
         "first_seed": config.first_seed,
+        "left_out": LEFT_OUT,
+        "other_fabrics": OTHER_FABRICS,
     }
     if config.resume:
         _check_same(output, told)

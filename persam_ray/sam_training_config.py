@@ -19,7 +19,8 @@ class TrainSamConfig(OutputConfig):
     """
 
     scenes: int = 4500
-    """Scenes to draw and train on, as they are and with some objects left out; half a second and 76 KB each."""
+    """Scenes to draw and train on, as they are and with some objects left out and others of another fabric; half a
+    second and 76 KB each."""
 
     first_seed: int = 10_000
     """Seed of the first scene; the demo shows those from 0 on, the model is judged on those from 1,000,000 on."""

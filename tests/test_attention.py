@@ -46,8 +46,8 @@ def test_blocks_serve_a_cpu_without_tiles_in_bfloat16(
 
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(attention, "attend_in_blocks", counted)
-    q, k, v = inputs(2, 3, 50)
+    q, k, v = inputs(2, 3, 600)
     found = attend(q.to(dtype), k.to(dtype), v.to(dtype), CHANNELS).float()
-    assert calls == ([(2, 3, 50, CHANNELS)] if in_blocks and dtype == torch.bfloat16 else [])
+    assert calls == ([(2, 3, 600, CHANNELS)] if in_blocks and dtype == torch.bfloat16 else [])
     expected = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :CHANNELS]
-    assert (found - expected).norm() < 0.02 * expected.norm()
+    assert (found - expected).norm() < 0.03 * expected.norm()

@@ -5,9 +5,9 @@ decoder (the rule for names with "token" leaves its cross-attention saturated: f
 logits after one call, by 1 after three), so agreement over the whole cascade asks for the same sums in the same
 order. One image at a time gives just that; hence no batches here.
 
-A CPU of another kind sums in another order, and segment_anything itself is then 5e-3 from the recordings after one call.
-There only what comes before the decoder is held to them, and every call but the guided one to segment_anything's own
-answer to the same question, as it is everywhere.
+A CPU of another kind sums in another order, and segment_anything itself is then 5e-3 from the recordings after one
+call. There only what comes before the decoder is held to them, and every call but the guided one to segment_anything's
+own answer to the same question, as it is everywhere.
 """
 
 import json

@@ -121,7 +121,7 @@ class Canvas:
         size_hw: Of the photo, pixels.
         light: Falls on everything.
         leave_out: Says of each new object that belongs to a group whether it is left out: numbered, but never painted.
-        other_fabric: Gives a garment another fabric than the one it was cut from, or None to leave that.
+        other_fabric: Gives each thing worn another fabric than the one it was cut from, or None to leave that.
         labels: Label by object number.
         groups: Group by object number, 0 for none.
         group_labels: Label by group.

@@ -31,9 +31,11 @@ class ObjectPhoto(Protocol):
 Views = tuple[ObjectPhoto, ObjectPhoto]
 """A scene, and the same scene with some objects left out and others of another fabric; numbers are the same in both."""
 
-LEFT_OUT, CHANGED = 0.3, 0.6
-"""Chance of each object that belongs to a group to be left out of the second view, and of each garment to be of another
-fabric there."""
+LEFT_OUT = 0.3
+"""Chance of each object that belongs to a group to be left out of the second view."""
+
+OTHER_FABRICS = 0.6
+"""Chance of each thing worn to be of another fabric in the second view."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class PackedScene:
 
 def draw_views(seed: int, size_hw: tuple[int, int] = (560, 384)) -> tuple[Scene, Scene]:
     """Draw both views of a scene."""
-    return draw_scene(seed, size_hw), draw_scene(seed, size_hw, LEFT_OUT, CHANGED)
+    return draw_scene(seed, size_hw), draw_scene(seed, size_hw, left_out=LEFT_OUT, other_fabrics=OTHER_FABRICS)
 
 
 def pack(scene: Scene) -> PackedScene:

@@ -2,9 +2,10 @@
 
 PerSAM takes the mean feature of an object in one photo and looks for it in another, by cosine similarity. SAM's
 features serve for that because its encoder had learned from many photos before it saw a mask. Here two views of a scene
-are compared: the scene, and the scene with some objects left out, each cropped, mirrored and recoloured by itself. Of
-all places in one view, those on a thing must be most like the mean of that thing in the other; and of all things in the
-other, its own must be most like a place. The names of things, and other scenes, play no part.
+are compared: the scene, and the scene with some objects left out and other clothes of other fabrics, each cropped,
+mirrored and recoloured by itself. Of all places in one view, those on a thing must be most like the mean of that thing
+in the other; and of all things in the other, its own must be most like a place. The names of things, and other scenes,
+play no part.
 
 Suffixes: b photos, the two views of a scene side by side; h w cells of the features; p the same, flat; n things that
 both views show; c channels.
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 Labels = npt.NDArray[np.int16]
 
 VIEWS = 2
-MATCH_WEIGHT = 0.5
+MATCH_WEIGHT = 1.0
 
 TEMPERATURE = 0.1
 """Cosine similarities are divided by it before a softmax."""

@@ -8,10 +8,10 @@
         values = train_step(losses, optimiser, schedule, batch, settings)
     tensors, metadata = to_compact_checkpoint(sam)
 
-A step shows scenes twice: as they are, and with some objects left out; each view is cropped and recoloured by itself.
-A photo is encoded once and asked for several masks, by a point, a box, or a point on the object and one beside it; some
-of them are asked for again, with a point where the answer was wrong and the answer itself. Workers take equal shares of
-a step's photos.
+A step shows scenes twice: as they are, and with some objects left out and others of another fabric; each view is
+cropped and recoloured by itself. A photo is encoded once and asked for several masks, by a point, a box, or a point on
+the object and one beside it; some of them are asked for again, with a point where the answer was wrong and the answer
+itself. Workers take equal shares of a step's photos.
 
 Four things differ from the paper. The encoder first learns alone where things lie, from the same masks, and goes on
 learning it beside the prompts (`sam_layout`). It also learns to find a thing of one view again in the other

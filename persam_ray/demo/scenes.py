@@ -78,7 +78,9 @@ class Scene:
         return tuple((self.group_labels[group], map_hw == group) for group in np.unique(map_hw) if group > 0)
 
 
-def draw_scene(seed: int, size_hw: tuple[int, int] = (560, 384), left_out: float = 0.0, changed: float = 0.0) -> Scene:
+def draw_scene(
+    seed: int, size_hw: tuple[int, int] = (560, 384), left_out: float = 0.0, other_fabrics: float = 0.0
+) -> Scene:
     """Draw the scene of a seed; the same arguments give the same bytes on one platform.
 
     Args:
@@ -86,14 +88,14 @@ def draw_scene(seed: int, size_hw: tuple[int, int] = (560, 384), left_out: float
         size_hw: Of the photo, pixels.
         left_out: Chance, in [0, 1], of each object that belongs to a group (a garment, a wheel) to be left out, so that
             what it hides is seen. All else stays as it is (also shadows on the ground), and objects keep their numbers.
-        changed: Chance, in [0, 1], of each garment to be of another fabric; its cut stays as it is.
+        other_fabrics: Chance, in [0, 1], of each thing worn to be of one other fabric; it lies where it lay.
     """
-    rng, absence, change = (np.random.default_rng([seed, *stream]) for stream in ((), (1,), (2,)))
+    rng, absence, weaving = (np.random.default_rng([seed, *stream]) for stream in ((), (1,), (2,)))
     canvas = Canvas(
         size_hw,
         _random_light(rng),
         leave_out=lambda: happens(absence, left_out),
-        other_fabric=lambda: random_fabric(change) if happens(change, changed) else None,
+        other_fabric=lambda: random_fabric(weaving) if happens(weaving, other_fabrics) else None,
     )
     place = pick(rng, PLACE_WEIGHTS)
     two = happens(rng, 0.15)

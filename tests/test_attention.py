@@ -19,14 +19,14 @@ def inputs(windows: int, heads: int, tokens: int) -> Tensor:
 @torch.inference_mode()
 @pytest.mark.parametrize(
     ("windows", "heads", "tokens"),
-    [(1, 2, 600), (5, 3, 196), (1, 1, 1), (2, 3, attention.ROWS)],
+    [(1, 2, 600), (5, 3, 196), (1, 1, 1), (2, 3, attention.BLOCK_ROWS)],
     ids=["a last block of fewer rows", "heads share a block", "one token", "whole blocks"],
 )
 @pytest.mark.parametrize("logits", [2**20, 2**17, 1])
 def test_blocks_give_what_the_whole_gives(
     monkeypatch: pytest.MonkeyPatch, windows: int, heads: int, tokens: int, logits: int
 ) -> None:
-    monkeypatch.setattr(attention, "LOGITS", logits)
+    monkeypatch.setattr(attention, "BLOCK_LOGITS", logits)
     q, k, v = inputs(windows, heads, tokens)
     expected = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :CHANNELS]
     torch.testing.assert_close(attend_in_blocks(q, k, v[..., :CHANNELS]), expected, atol=1e-5, rtol=1e-5)

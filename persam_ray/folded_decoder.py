@@ -27,6 +27,8 @@ from segment_anything.modeling.transformer import Attention, TwoWayAttentionBloc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from persam_ray.packed_layers import packed
+
 
 class FoldedDecoder(nn.Module):
     """The forward pass of `segment_anything`'s mask decoder, guided as PerSAM's.
@@ -45,6 +47,9 @@ class FoldedDecoder(nn.Module):
         self.grid_hw = (position_1chw.shape[2], position_1chw.shape[3])
         self.register_buffer("position_mc", position_1chw[0].flatten(1).T.contiguous().to(dtype))
         self.norms = nn.ModuleList(_norm_in(dtype, block.norm4) for block in self._blocks)
+        self.mlps = nn.ModuleList(
+            nn.Sequential(packed(block.mlp.lin1), block.mlp.act, packed(block.mlp.lin2)) for block in self._blocks
+        )
         self.upscale = _Upscale(decoder, dtype)
 
     @property
@@ -88,7 +93,7 @@ class FoldedDecoder(nn.Module):
         embedding_n1c = 0.0 if embedding_nc is None else embedding_nc[:, None]
         tokens_ntc = tokens_ntc + embedding_n1c
         queries_ntc = tokens_ntc
-        for index, (block, norm) in enumerate(zip(self._blocks, self.norms, strict=True)):
+        for index, (block, norm, mlp) in enumerate(zip(self._blocks, self.norms, self.mlps, strict=True)):
             if index > 0:
                 queries_ntc = queries_ntc + embedding_n1c
             placed_nmc = cells_nmc + self.position_mc
@@ -96,7 +101,7 @@ class FoldedDecoder(nn.Module):
             asking_ntc = queries_ntc + tokens_ntc
             gathered_ntc = _gather(block.cross_attn_token_to_image, asking_ntc, placed_nmc, cells_nmc, guidance_nm)
             queries_ntc = block.norm2(queries_ntc + gathered_ntc)
-            queries_ntc = block.norm3(queries_ntc + block.mlp(queries_ntc))
+            queries_ntc = block.norm3(queries_ntc + mlp(queries_ntc))
             answering_ntc = queries_ntc + tokens_ntc
             cells_nmc = norm(
                 _spread(block.cross_attn_image_to_token, placed_nmc, answering_ntc, queries_ntc, cells_nmc)
@@ -193,27 +198,29 @@ def _by_head(weight: Tensor, heads: int) -> Tensor:
 class _Upscale(nn.Module):
     """From cells to logits: two transposed convolutions of 2 x 2 windows, then each mask's filter, all as products."""
 
-    first_co: Tensor
-    second_co: Tensor
-    first_bias_o: Tensor
-    second_bias_o: Tensor
-
     def __init__(self, decoder: MaskDecoder, dtype: torch.dtype) -> None:
         super().__init__()
         first, norm, _, second, _ = decoder.output_upscaling
-        for name, layer in (("first", first), ("second", second)):
-            # (c, o, rows, columns) of the window: columns of the product are window positions, each with its channels
-            self.register_buffer(f"{name}_co", layer.weight.permute(0, 2, 3, 1).flatten(1).contiguous().to(dtype))
-            self.register_buffer(f"{name}_bias_o", layer.bias.repeat(4).to(dtype))
+        self.first, self.second = packed(_by_window(first, dtype)), packed(_by_window(second, dtype))
         self.norm = _norm_in(dtype, norm)
 
     def forward(self, cells_nmc: Tensor, filters_nkc: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         """Return logits (n, k, 4h, 4w), float32."""
         count, masks = filters_nkc.shape[:2]
-        x = torch.addmm(self.first_bias_o, cells_nmc.flatten(0, 1), self.first_co)
+        x = self.first(cells_nmc.flatten(0, 1))
         x = F.gelu(self.norm(x.view(4 * len(x), -1)))
-        x = F.gelu(torch.addmm(self.second_bias_o, x, self.second_co))
+        x = F.gelu(self.second(x))
         logits = x.view(count, -1, filters_nkc.shape[2]) @ filters_nkc.to(x.dtype).transpose(1, 2)
         # n, rows and columns of cells, of the first window, of the second, k
         split = logits.view(count, *grid_hw, 2, 2, 2, 2, masks).permute(0, 7, 1, 3, 5, 2, 4, 6)
         return split.reshape(count, masks, 4 * grid_hw[0], 4 * grid_hw[1]).float()
+
+
+@torch.no_grad()
+def _by_window(convolution: nn.ConvTranspose2d, dtype: torch.dtype) -> nn.Linear:
+    """Return a transposed convolution of 2 x 2 windows as a layer; outputs are window positions, each's channels."""
+    weight_oc = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    layer = nn.Linear(weight_oc.shape[1], weight_oc.shape[0], device=weight_oc.device, dtype=dtype)
+    layer.weight.copy_(weight_oc)
+    layer.bias.copy_(cast("Tensor", convolution.bias).repeat(4))
+    return layer.requires_grad_(requires_grad=False)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from persam_ray.conv_encoder import fold_batch_norms
 from persam_ray.folded_decoder import FoldedDecoder
 from persam_ray.images import resized_size_hw
+from persam_ray.packed_layers import pack_within
 from persam_ray.precision import Precision, compute_dtype
 from persam_ray.sam_build import build_modules
 from persam_ray.sam_decoder import predict_masks
@@ -61,7 +62,8 @@ class Sam:
             self._image_encoder = FoldedViT(self._image_encoder.to(self._dtype))
         elif self._dtype != torch.float32:
             self.encoder_dtype = torch.float32 if precision == "auto" else self._dtype
-            self._image_encoder = fold_batch_norms(self._image_encoder).to(self.encoder_dtype)
+            folded = fold_batch_norms(self._image_encoder).to(self.encoder_dtype)
+            self._image_encoder = pack_within(folded, self._trial_image())
         self._prompt_encoder = modules.prompt_encoder.to(self.device)
         self._mask_decoder = modules.mask_decoder.to(self.device)
         self._position_1chw = self._prompt_encoder.get_dense_pe()
@@ -71,6 +73,11 @@ class Sam:
         self._mean_311, self._std_311 = (
             torch.tensor(values, device=self.device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD)
         )
+
+    def _trial_image(self) -> Tensor:
+        """Return input for the encoder, each number another."""
+        size_1chw = (1, 3, self.image_size_px, self.image_size_px)
+        return torch.linspace(-1, 1, 3 * self.image_size_px**2).view(size_1chw).to(self.device, self.encoder_dtype)
 
     @property
     def grid_hw(self) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from persam_ray.attention import attend
-from persam_ray.packed_linear import packed
+from persam_ray.packed_layers import packed
 
 LANES = 32
 """Heads are widened to a multiple of this, which AMX's bfloat16 tiles and a GPU's tensor cores take in one step."""
@@ -31,7 +31,7 @@ class FoldedViT(nn.Module):
     """The forward pass of `segment_anything`'s encoder, over its own modules; for inference, where they are by now.
 
     Args:
-        encoder: Its weights are shared, not copied, but for those that `packed_linear` lays out anew.
+        encoder: Its weights are shared, not copied, but for those that `packed_layers` lays out anew.
     """
 
     def __init__(self, encoder: ImageEncoderViT) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from persam_ray import packed_layers
 from persam_ray.packed_layers import pack_within, packed, packed_convolution
 
 ROUNDED = {  # bfloat16 keeps 8 bits of results near 1, and sums come in another order
@@ -107,9 +108,13 @@ class Branches(nn.Module):
 
 
 @torch.inference_mode()
-def test_layers_within_a_module_are_packed_wherever_they_are() -> None:
+def test_layers_within_a_module_are_packed_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Branches().eval().requires_grad_(False)
+    tried: list[str] = []
+    packed_once = packed_layers._if_it_agrees
+    monkeypatch.setattr(packed_layers, "_if_it_agrees", lambda *given: tried.append("") or packed_once(*given))
     found = pack_within(copy.deepcopy(plain), image(torch.float32))
+    assert len(tried) == 3  # once each
     if any(isinstance(layer, nn.Conv2d) for layer in found.modules()):
         pytest.skip("torch packs no weights on this machine")
     assert [name for name, layer in found.named_modules() if isinstance(layer, nn.Linear)] == ["unused"]

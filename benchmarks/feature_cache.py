@@ -39,7 +39,7 @@ from label_job import SUFFIXES, random_vit_b
 
 from persam_ray.checkpoints import locate, read_checkpoint
 from persam_ray.feature_cache import FeatureCache
-from persam_ray.images import decode_image, resize_longest_side
+from persam_ray.images import decode_image, resized_size_hw
 from persam_ray.model_stages import SegmentOptions, SegmentWithPersam
 from persam_ray.persam import make_target
 from persam_ray.sam import Sam
@@ -96,7 +96,7 @@ def s3_bucket() -> Iterator[str]:
 def prepared(sam: Sam, photos: list[Path]) -> tuple[pa.Table, Target]:
     """Return PIXELS rows of photos, and a target: the middle of the first."""
     rows = [dict.fromkeys(READ.names) | {"image_id": photo.name, "image": photo.read_bytes()} for photo in photos]
-    decode = DecodeImages(partial(resize_longest_side, image_size_px=sam.image_size_px))
+    decode = DecodeImages(partial(resized_size_hw, image_size_px=sam.image_size_px))
     image_hw3 = decode_image(rows[0]["image"])
     height, width = image_hw3.shape[:2]
     mask_hw = np.zeros((height, width), dtype=bool)

@@ -39,7 +39,16 @@ class BadImageError(ValueError):
 
 
 def decode_image(encoded: bytes) -> ByteArray:
-    """Return the photo as (h, w, 3) uint8 RGB, upright by its EXIF orientation.
+    """Return the photo as (h, w, 3) uint8 RGB: `decode_photo`, which see, as an array.
+
+    Raises:
+        BadImageError: Empty, not an image, truncated, or more than MAX_PIXELS.
+    """
+    return np.asarray(decode_photo(encoded))
+
+
+def decode_photo(encoded: bytes) -> Image.Image:
+    """Return the photo in RGB, upright by its EXIF orientation, as Pillow holds it: to resize it, it needs no array.
 
     Of an animation the first frame; 16-bit samples are reduced to 8 by their high byte; transparent pixels lie on
     white, as viewers show them.
@@ -52,7 +61,7 @@ def decode_image(encoded: bytes) -> ByteArray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd EXIF
-            return np.asarray(_as_rgb(_upright(open_image(encoded))))
+            return _as_rgb(_upright(open_image(encoded)))
     except BadImageError:
         raise
     except Exception as error:  # Pillow's decoders raise many types (OSError, SyntaxError, struct.error, ...)
@@ -102,14 +111,14 @@ def fitted_size_hw(original_hw: tuple[int, int], shorter_px: int, longer_px: int
     return max(1, round(original_hw[0] * scale)), max(1, round(original_hw[1] * scale))
 
 
-def resize_to_fit(image_hw3: ByteArray, shorter_px: int, longer_px: int) -> ByteArray:
-    """Resize for a detector."""
-    return resize(image_hw3, fitted_size_hw((image_hw3.shape[0], image_hw3.shape[1]), shorter_px, longer_px))
-
-
 def resize(image_hw3: ByteArray, size_hw: tuple[int, int]) -> ByteArray:
     """Resize with Pillow's bilinear filter: antialiased, which torchvision's own resizing is not."""
-    return np.asarray(Image.fromarray(image_hw3).resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
+    return resize_photo(Image.fromarray(image_hw3), size_hw)
+
+
+def resize_photo(photo: Image.Image, size_hw: tuple[int, int]) -> ByteArray:
+    """Resize what `decode_photo` has returned, to an array, by the same filter."""
+    return np.asarray(photo.resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
 
 
 def open_image(encoded: bytes) -> Image.Image:
@@ -141,7 +150,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _reason(error: Exception, encoded: bytes) -> str:

@@ -34,7 +34,6 @@ from persam_ray.stages import DecodeImages, Run, WritePredictions
 
 if TYPE_CHECKING:
     from persam_ray.evaluation_merge import Metrics
-    from persam_ray.types import ByteArray
 
 ROWS_PER_CALL = 16
 CALLS_PER_ACTOR = 8  # at least, of small runs, so that the actors end together
@@ -54,7 +53,7 @@ class Labeler:
         stage: Made with `load`, `options` and where to report to.
         load: Returns what the model is made of, in the actor.
         options: How the model works.
-        resize: Makes a photo as large as the model takes it.
+        frame_hw: Returns the size at which the model takes a photo of some size (h, w).
         batch_size: Photos that the model takes at once.
         check: Raises what went wrong with what the actors wait for: where they fail, that is why.
     """
@@ -62,7 +61,7 @@ class Labeler:
     stage: type[SegmentStage]
     load: Callable[[], Any]
     options: SegmentOptions | DetectOptions
-    resize: Callable[[ByteArray], ByteArray]
+    frame_hw: Callable[[tuple[int, int]], tuple[int, int]]
     batch_size: int = 1
     check: Callable[[], None] = lambda: None
 
@@ -125,7 +124,7 @@ def label_images(
     started_s = time.perf_counter()
     counter = cluster.start_counter()
     report = cluster.report_to(counter)
-    decode, write = DecodeImages(labeler.resize, report), WritePredictions(runs, reference_ids, report)
+    decode, write = DecodeImages(labeler.frame_hw, report), WritePredictions(runs, reference_ids, report)
     with show_progress("labeling", images, lambda: cluster.read_counter(counter)[:2]):
         summaries = _chain(rows, images, decode, labeler, write, plan, report)
         try:

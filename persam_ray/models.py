@@ -20,7 +20,7 @@ from persam_ray import cluster, model_stages
 from persam_ray.checkpoints import read_sam
 from persam_ray.cluster import WorkerPlan
 from persam_ray.feature_cache import FeatureCache
-from persam_ray.images import resize_longest_side, resize_to_fit
+from persam_ray.images import fitted_size_hw, resized_size_hw
 from persam_ray.labeling import Labeler
 from persam_ray.model_stages import DetectOptions, SegmentOptions, SegmentWithMaskRcnn, SegmentWithPersam
 
@@ -127,14 +127,14 @@ def make_targets(
 def persam_labeler(sam: LoadedSam, made: Mapping[str, MadeTargets], options: SegmentOptions) -> Labeler:
     """Return a labeler that encodes each image once for all methods of which there are targets."""
     load = partial(_fetch_sam, sam.checkpoint, {method: own.targets for method, own in made.items()})
-    resize = partial(resize_longest_side, image_size_px=sam.image_size_px)
+    frame_hw = partial(resized_size_hw, image_size_px=sam.image_size_px)
 
     def check() -> None:
         seconds = [own.seconds for own in made.values()]
         ended, _ = ray.wait(seconds, num_returns=len(seconds), timeout=0)  # what still runs is not why actors failed
         ray.get(ended)
 
-    return Labeler(SegmentWithPersam, load, options, resize, options.batch_size, check)
+    return Labeler(SegmentWithPersam, load, options, frame_hw, options.batch_size, check)
 
 
 def _fetch_sam(
@@ -216,5 +216,5 @@ def _fetch(reference: ray.ObjectRef[Checkpoint]) -> Checkpoint:
 def mask_rcnn_labeler(detector: LoadedDetector, options: DetectOptions) -> Labeler:
     """Return a labeler that finds instances by a trained Mask R-CNN."""
     shorter_px, longer_px = detector.frame_px
-    resize = partial(resize_to_fit, shorter_px=shorter_px, longer_px=longer_px)
-    return Labeler(SegmentWithMaskRcnn, partial(_fetch, detector.checkpoint), options, resize)
+    frame_hw = partial(fitted_size_hw, shorter_px=shorter_px, longer_px=longer_px)
+    return Labeler(SegmentWithMaskRcnn, partial(_fetch, detector.checkpoint), options, frame_hw)

@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from persam_ray.annotations import BadAnnotationError, check_truth
-from persam_ray.images import BadImageError, decode_image
+from persam_ray.images import BadImageError, decode_photo, resize_photo
 from persam_ray.judging import JudgeOptions, judge_rows, pack
 from persam_ray.masks import decode_rle, drop_small_components
 from persam_ray.parts import MATCHES_FOLDER, Counts, part_name, write_part
 from persam_ray.schema import ANNOTATION, IMAGES, PREDICTIONS, VERSION, mask_fields
 from persam_ray.storage import join, write_parquet
-from persam_ray.types import ByteArray
 
 PIXELS = pa.schema(
     [
@@ -59,11 +58,11 @@ class DecodeImages:
     """Bytes to pixels of the model frame; a row that cannot be decoded keeps going with its `error`.
 
     Attributes:
-        resize: Makes a photo (h, w, 3) as large as the model takes it.
+        frame_hw: Returns the size at which the model takes a photo of some size (h, w).
         report: Where the seconds go.
     """
 
-    resize: Callable[[ByteArray], ByteArray]
+    frame_hw: Callable[[tuple[int, int]], tuple[int, int]]
     report: Report = nowhere
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -85,11 +84,11 @@ class DecodeImages:
         }
         if row["error"] is None:
             try:
-                image_hw3 = decode_image(row["image"] or b"")
-                height, width = image_hw3.shape[:2]
-                decoded |= {"height": height, "width": width}
-                check_truth(row, (height, width))
-                resized = self.resize(image_hw3)
+                photo = decode_photo(row["image"] or b"")
+                size_hw = photo.height, photo.width
+                decoded |= {"height": photo.height, "width": photo.width}
+                check_truth(row, size_hw)
+                resized = resize_photo(photo, self.frame_hw(size_hw))
             except (BadImageError, BadAnnotationError) as error:
                 decoded["error"] = str(error)
             else:

@@ -11,7 +11,7 @@ import pytest
 
 from persam_ray.checkpoints import locate, read_checkpoint
 from persam_ray.feature_cache import HITS, MISSES, FeatureCache
-from persam_ray.images import resize_longest_side
+from persam_ray.images import resized_size_hw
 from persam_ray.masks import decode_rle
 from persam_ray.model_stages import SegmentOptions, SegmentWithPersam
 from persam_ray.persam import make_target
@@ -41,7 +41,7 @@ def pixels(*names: str, image_size_px: int = 128) -> pa.Table:
         | {"height": None, "width": None, "error": None, "version": "1-a"}
         for index, name in enumerate(names)
     ]
-    return DecodeImages(partial(resize_longest_side, image_size_px=image_size_px))(pa.Table.from_pylist(rows))
+    return DecodeImages(partial(resized_size_hw, image_size_px=image_size_px))(pa.Table.from_pylist(rows))
 
 
 def stage(

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from persam_ray.annotations import from_mask
-from persam_ray.images import decode_image, resize_longest_side
+from persam_ray.images import decode_image, resize_longest_side, resized_size_hw
 from persam_ray.judging import JudgeOptions, metrics_of
 from persam_ray.parts import Counts
 from persam_ray.schema import IMAGES, MATCHES, PREDICTIONS, READ, Prediction
@@ -37,7 +37,7 @@ def read_table(*rows: dict[str, Any]) -> pa.Table:
 
 
 def decoded(*rows: dict[str, Any], image_size_px: int = 24) -> list[dict[str, Any]]:
-    table = DecodeImages(partial(resize_longest_side, image_size_px=image_size_px))(read_table(*rows))
+    table = DecodeImages(partial(resized_size_hw, image_size_px=image_size_px))(read_table(*rows))
     assert table.schema == PIXELS
     return table.to_pylist()
 

@@ -95,7 +95,7 @@ def model_s(checkpoint: Checkpoint, photos: list[Path], reference: str) -> float
     started_s = time.perf_counter()
     for photo, small in zip(decoded, resized, strict=True):
         frame = sam.frame((photo.shape[0], photo.shape[1]))
-        persam.segment(sam, sam.encode([small]), [frame], [target])
+        persam.segment(sam, sam.encode([small]), [frame], [target]).wait()
     return time.perf_counter() - started_s
 
 

@@ -88,9 +88,9 @@ def methods(
     sam: Sam, features: object, frames: object, target: Target, target_f: Target
 ) -> Iterator[tuple[str, RawMask | None]]:
     """Yield each method's name and its mask for one photo."""
-    yield "persam, official", persam.segment(sam, features, frames, [target], "official")[0][0]
-    yield "persam, aligned", persam.segment(sam, features, frames, [target], "aligned")[0][0]
-    yield "persam_f", persam_f.segment_f(sam, features, frames, [target_f])[0][0]
+    yield "persam, official", persam.segment(sam, features, frames, [target], "official").wait()[0][0]
+    yield "persam, aligned", persam.segment(sam, features, frames, [target], "aligned").wait()[0][0]
+    yield "persam_f", persam_f.segment_f(sam, features, frames, [target_f]).wait()[0][0]
 
 
 def judge(raw: RawMask | None, truth: BoolArray) -> Judged:

@@ -72,8 +72,8 @@ def labels(
     for image, truth in photos:
         features, frames = sam.encode([resize_longest_side(image, sam.image_size_px)]), [sam.frame(truth.shape)]
         raws = (
-            persam.segment(sam, features, frames, [target])[0][0],
-            persam_f.segment_f(sam, features, frames, [target_f])[0][0],
+            persam.segment(sam, features, frames, [target]).wait()[0][0],
+            persam_f.segment_f(sam, features, frames, [target_f]).wait()[0][0],
         )
         for method, raw in zip(METHODS, raws, strict=True):
             found[method].append(np.zeros_like(truth) if raw is None else raw.mask_hw.numpy())

@@ -66,8 +66,8 @@ def persam_rows(sam: Sam, scenes: list[Scene], count: int) -> list[dict[str, flo
             if other == number:
                 continue
             truth, frames = top_of(scenes[other]), [sam.frame(scenes[other].index_hw.shape)]
-            found = persam.segment(sam, features[other], frames, [target])[0][0]
-            found_f = persam_f.segment_f(sam, features[other], frames, [target_f])[0][0]
+            found = persam.segment(sam, features[other], frames, [target]).wait()[0][0]
+            found_f = persam_f.segment_f(sam, features[other], frames, [target_f]).wait()[0][0]
             for method, raw in enumerate((found, found_f)):
                 mask = np.zeros_like(truth) if raw is None else raw.mask_hw.numpy()
                 sums[method] += (mask & truth).sum(), (mask | truth).sum()

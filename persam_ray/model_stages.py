@@ -8,30 +8,34 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from persam_ray.feature_cache import CachedEncoder, FeatureCache
 from persam_ray.host_memory import keep_freed_memory
 from persam_ray.model_libraries import load_libraries
-from persam_ray.schema import Prediction
-from persam_ray.stages import LABELED, Report
-from persam_ray.types import ByteArray, CheckpointError, Segmentation
+from persam_ray.photo_rows import Photo, labeled, pixels_of, split
+from persam_ray.schema import instance_row
+from persam_ray.stages import Report
+from persam_ray.types import ByteArray, CheckpointError
 
 if TYPE_CHECKING:
     import torch
 
-    from persam_ray.persam import Guidance, RawMask
+    from persam_ray.persam import Guidance
     from persam_ray.precision import Precision
+    from persam_ray.raw_masks import PendingMasks
     from persam_ray.sam import Sam
     from persam_ray.types import Checkpoint, DetectionLimits, Frame, Reference, Target
 
 MASK_RCNN = "mask_rcnn"
+
+ItemT = TypeVar("ItemT")
 
 PROMPTS_AT_ONCE = 16
 """Prompts that are decoded together, over all photos and targets of a batch: about 25 MB each at 1024 pixels."""
@@ -99,12 +103,21 @@ class SegmentWithPersam:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Turn PIXELS rows into LABELED rows, in the same order within each method."""
         self._begin()
-        failed, usable = _split(table, self._report)
-        rows = {method: dict(failed) for method in self._targets}
-        for batch, encode in self._encoders(usable, [_pixels(table, photo.index) for photo in usable]):
-            for method, labeled in self._label(batch, encode):
-                rows[method] |= zip((photo.index for photo in batch), labeled, strict=True)
-        return _labeled(table, rows)
+        failed, usable = split(table, self._report)
+        rows = {method: failed | {photo.index: photo.row() for photo in usable} for method in self._targets}
+        seconds: defaultdict[str, float] = defaultdict(float)
+        questions = self._questions(usable, [pixels_of(table, photo.index) for photo in usable])
+        for question in _ahead(questions, self._questions_ahead):
+            started_s = time.perf_counter()
+            for photo, instances in zip(question.photos, question.answered(), strict=True):
+                rows[question.method][photo.index]["instances"] += instances
+            for step, spent_s in question.seconds.items():
+                seconds[step] += spent_s
+            seconds[question.method] += time.perf_counter() - started_s
+            if question.is_last:
+                self._report(len(question.photos), 0, dict(seconds))
+                seconds.clear()
+        return labeled(table, rows)
 
     def _begin(self) -> None:
         """Build SAM, once."""
@@ -120,8 +133,8 @@ class SegmentWithPersam:
         self._load = None
 
     def _encoders(
-        self, photos: Sequence[_Photo], pixels: Sequence[ByteArray]
-    ) -> Iterator[tuple[Sequence[_Photo], Callable[[], torch.Tensor]]]:
+        self, photos: Sequence[Photo], pixels: Sequence[ByteArray]
+    ) -> Iterator[tuple[Sequence[Photo], Callable[[], torch.Tensor]]]:
         """Yield each batch and what returns its features; behind the last one the cache has all that is new."""
         size = self._options.batch_size
         batches = [slice(start, start + size) for start in range(0, len(photos), size)]
@@ -135,49 +148,87 @@ class SegmentWithPersam:
         counts = self._cached.settle()
         self._report(0, 0, counts | {"encode": time.perf_counter() - started_s})
 
-    def _label(self, photos: Sequence[_Photo], encode: Callable[[], torch.Tensor]) -> Iterator[tuple[str, list[_Row]]]:
-        started_s = time.perf_counter()
-        features_bchw = encode()
-        if self._sam.device.type == "cuda" and len(self._targets) > 1:
-            self._wait()  # else the first method's clock would run while the encoder works
-        seconds = {"encode": time.perf_counter() - started_s}
-        frames = [self._sam.frame(photo.size_hw) for photo in photos]
-        for method, targets in self._targets.items():
+    @property
+    def _questions_ahead(self) -> int:
+        """How many questions are asked before the first one's answer is taken: a GPU works while masks are encoded.
+
+        None where the seconds of several methods are told apart.
+        """
+        return int(self._sam.device.type == "cuda" and len(self._targets) == 1)
+
+    def _questions(self, photos: Sequence[Photo], pixels: Sequence[ByteArray]) -> Iterator[_Question]:
+        """Ask for every method's targets in every batch of photos, some targets at a time, in this order."""
+        for batch, encode in self._encoders(photos, pixels):
             started_s = time.perf_counter()
-            found = self._found(features_bchw, frames, targets)
-            yield method, [photo.row(instances) for photo, instances in zip(photos, found, strict=True)]
-            seconds[method] = time.perf_counter() - started_s
-        self._report(len(photos), 0, seconds)
+            features_bchw = encode()
+            if self._sam.device.type == "cuda" and len(self._targets) > 1:
+                self._wait()  # else the first method's clock would run while the encoder works
+            seconds = {"encode": time.perf_counter() - started_s}
+            frames = [self._sam.frame(photo.size_hw) for photo in batch]
+            at_once = max(1, PROMPTS_AT_ONCE // len(batch))
+            parts = [
+                (method, targets[start : start + at_once])
+                for method, targets in self._targets.items()
+                for start in range(0, len(targets), at_once)
+            ]
+            for number, (method, some) in enumerate(parts, start=1):
+                started_s = time.perf_counter()
+                masks = self._segment(features_bchw, frames, some)
+                seconds[method] = time.perf_counter() - started_s
+                yield _Question(batch, method, some, masks, seconds, is_last=number == len(parts))
+                seconds = {}
 
     def _wait(self) -> None:
         import torch
 
         torch.cuda.synchronize(self._sam.device)
 
-    def _found(
-        self, features_bchw: torch.Tensor, frames: Sequence[Frame], targets: Sequence[Target]
-    ) -> list[list[Segmentation]]:
-        """Return each photo's instances, in the order of the targets, some of which are decoded together."""
-        from persam_ray.persam import to_instance
-
-        at_once = max(1, PROMPTS_AT_ONCE // len(frames))
-        found: list[list[Segmentation]] = [[] for _ in frames]
-        for start in range(0, len(targets), at_once):
-            some = targets[start : start + at_once]
-            for instances, masks in zip(found, self._segment(features_bchw, frames, some), strict=True):
-                named = zip(masks, some, strict=True)
-                possible = [to_instance(raw, target.category) for raw, target in named if raw is not None]
-                instances += [instance for instance in possible if instance is not None]
-        return found
-
-    def _segment(
-        self, features_bchw: torch.Tensor, frames: Sequence[Frame], targets: Sequence[Target]
-    ) -> list[list[RawMask | None]]:
+    def _segment(self, features_bchw: torch.Tensor, frames: Sequence[Frame], targets: Sequence[Target]) -> PendingMasks:
         from persam_ray import persam, persam_f
 
         if targets[0].mask_weights_3 is None:
             return persam.segment(self._sam, features_bchw, frames, targets, self._options.guidance)
         return persam_f.segment_f(self._sam, features_bchw, frames, targets)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Some targets of a method, asked for in a batch of photos.
+
+    Attributes:
+        photos: The batch.
+        method: Whose targets.
+        targets: Which.
+        masks: The answers, on their way.
+        seconds: That asking took, by step.
+        is_last: Of its batch.
+    """
+
+    photos: Sequence[Photo]
+    method: str
+    targets: Sequence[Target]
+    masks: PendingMasks
+    seconds: Mapping[str, float]
+    is_last: bool
+
+    def answered(self) -> list[list[dict[str, Any]]]:
+        """Return each photo's instances, in the order of the targets, their masks encoded."""
+        from persam_ray.raw_masks import to_instance
+
+        named = [zip(raws, self.targets, strict=True) for raws in self.masks.wait()]
+        return [
+            [instance_row(to_instance(raw, target.category)) for raw, target in own if raw is not None] for own in named
+        ]
+
+
+def _ahead(items: Iterator[ItemT], count: int) -> Iterator[ItemT]:
+    """Yield items in their order, each when so many further ones have been made."""
+    made: deque[ItemT] = deque()
+    for item in items:
+        made.append(item)
+        if len(made) > count:
+            yield made.popleft()
+    yield from made
 
 
 def load_sam(checkpoint: Checkpoint, options: SegmentOptions) -> Sam:
@@ -285,61 +336,10 @@ class SegmentWithMaskRcnn:
         """Turn PIXELS rows into LABELED rows, in the same order."""
         from persam_ray.detection import predict_resized
 
-        rows, usable = _split(table, self._report)
+        rows, usable = split(table, self._report)
         for photo in usable:
             started_s = time.perf_counter()
-            found = predict_resized(self._model, _pixels(table, photo.index), photo.size_hw, self._limits)
+            found = predict_resized(self._model, pixels_of(table, photo.index), photo.size_hw, self._limits)
             rows[photo.index] = photo.row(found)
             self._report(1, 0, {MASK_RCNN: time.perf_counter() - started_s})
-        return _labeled(table, {MASK_RCNN: rows})
-
-
-# --- rows ------------------------------------------------------------------------------------------------------------
-
-
-_Row = dict[str, Any]
-"""Of PREDICTIONS: run-length strings, no masks, of which a table of large photos would fill the memory."""
-
-
-@dataclass(frozen=True)
-class _Photo:
-    """A row that a model can look at."""
-
-    index: int
-    image_id: str
-    size_hw: tuple[int, int]
-    version: str | None
-
-    def row(self, instances: Sequence[Segmentation]) -> _Row:
-        return Prediction(self.image_id, self.size_hw, None, tuple(instances), self.version).to_row()
-
-
-def _split(table: pa.Table, report: Report) -> tuple[dict[int, _Row], list[_Photo]]:
-    """Return the predictions of the rows that failed already, by index, and the other rows."""
-    rows = table.select(["image_id", "height", "width", "error", "version"]).to_pylist()
-    failed, usable = {}, []
-    for index, row in enumerate(rows):
-        if row["error"] is None:
-            usable.append(_Photo(index, row["image_id"], (row["height"], row["width"]), row["version"]))
-        else:
-            size_hw = None if row["height"] is None else (row["height"], row["width"])
-            failed[index] = Prediction(row["image_id"], size_hw, row["error"], version=row["version"]).to_row()
-    if failed:
-        report(len(failed), len(failed), {})
-    return failed, usable
-
-
-def _pixels(table: pa.Table, index: int) -> ByteArray:
-    """Return a row's pixels (h, w, 3) as a view of the table's memory."""
-    flat = np.frombuffer(table["pixels"][index].as_buffer(), dtype=np.uint8)
-    return flat.reshape(table["pixels_height"][index].as_py(), table["pixels_width"][index].as_py(), 3)
-
-
-def _labeled(table: pa.Table, rows: Mapping[str, Mapping[int, _Row]]) -> pa.Table:
-    annotations = table["annotations"].to_pylist()
-    labeled: list[_Row] = [
-        by_index[index] | {"annotations": annotations[index], "method": method}
-        for method, by_index in rows.items()
-        for index in sorted(by_index)
-    ]
-    return pa.Table.from_pylist(labeled, schema=LABELED)
+        return labeled(table, {MASK_RCNN: rows})

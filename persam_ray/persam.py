@@ -20,26 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from persam_ray.images import resize_longest_side
-from persam_ray.masks import tight_box
+from persam_ray.raw_masks import PendingMasks
 from persam_ray.sam import LOGITS_PER_CELL, Sam
-from persam_ray.types import BoolArray, Frame, MaskCandidates, Points, Reference, Segmentation, Target
+from persam_ray.types import BoolArray, Frame, MaskCandidates, Points, Reference, Target
 
 Guidance = Literal["official", "aligned"]
-
-
-@dataclass(frozen=True)
-class RawMask:
-    """The method's answer for one image, before filtering and encoding.
-
-    Attributes:
-        mask_hw: bool over the original image, on the model's device; at least one pixel True.
-        predicted_iou: SAM's prediction for the final mask.
-        similarity: Highest cosine similarity in the image.
-    """
-
-    mask_hw: Tensor
-    predicted_iou: float
-    similarity: float
 
 
 # --- 1. the target ---------------------------------------------------------------------------------------------------
@@ -163,19 +148,18 @@ def select_points(similarities: Sequence[Tensor], frames: Sequence[Frame], *, ne
     Returns:
         One or two points for each image, in the model frame.
     """
-    xy = [
-        [_to_model_xy(int(index), frame) for index in ([hw.argmax(), hw.argmin()] if negative else [hw.argmax()])]
-        for hw, frame in zip(similarities, frames, strict=True)
-    ]
-    device = similarities[0].device
-    labels_n = torch.tensor([1.0, 0.0] if negative else [1.0], device=device)
-    return Points(torch.tensor(xy, dtype=torch.float32, device=device), labels_n.expand(len(xy), -1))
+    chosen = [torch.stack([hw.argmax(), hw.argmin()] if negative else [hw.argmax()]) for hw in similarities]
+    xy_bn2 = torch.stack([_to_model_xy(flat_n, frame) for flat_n, frame in zip(chosen, frames, strict=True)])
+    labels_bn = torch.ones_like(xy_bn2[..., 0])
+    labels_bn[:, 1:] = 0
+    return Points(xy_bn2, labels_bn)
 
 
-def _to_model_xy(flat_index: int, frame: Frame) -> tuple[float, float]:
-    y, x = divmod(flat_index, frame.original_hw[1])
+def _to_model_xy(flat_n: Tensor, frame: Frame) -> Tensor:
+    """Return the x and y (n, 2) of pixels counted row by row."""
+    width = frame.original_hw[1]
     scale_y, scale_x = _scale_yx(frame)
-    return x * scale_x, y * scale_y
+    return torch.stack([(flat_n % width).double() * scale_x, (flat_n // width).double() * scale_y], dim=1).float()
 
 
 def _scale_yx(frame: Frame) -> tuple[float, float]:
@@ -203,7 +187,7 @@ def attention_guidance(
     maps = []
     for grid_hw, image_hw, frame in zip(similarity_nhw, similarities, frames, strict=True):
         mean, std = image_hw.mean(), image_hw.std() if image_hw.numel() > 1 else image_hw.new_zeros(())
-        std = std if std > 0 else torch.ones_like(std)  # a constant map: no cell stands out
+        std = torch.where(std > 0, std, 1.0)  # a constant map: no cell stands out
         if guidance == "official":
             z_hw = (image_hw - mean) / std
             z_hw = F.interpolate(z_hw[None, None], sam.grid_hw, mode="bilinear", align_corners=False)[0, 0]
@@ -231,11 +215,13 @@ def segment(
     frames: Sequence[Frame],
     targets: Sequence[Target],
     guidance: Guidance = "aligned",
-) -> list[list[RawMask | None]]:
+) -> PendingMasks:
     """Segment targets in a batch of images: three decoder calls, of all targets on the features of all images.
 
+    Nothing in it waits for a GPU: no number decides on the host what is done next.
+
     Returns:
-        For each image and each target its mask, or None where a step found nothing.
+        For each image and each target its mask, or none where a step found nothing.
     """
     frames_n = repeat_frames(frames, len(targets))
     prior = locate(sam, features_bchw, frames_n, targets, guidance)
@@ -250,18 +236,12 @@ def segment(
     refined = sam.decode(features_bchw, prior.points, mask_logits_nhw=first.logits_bkhw[:, 0], multimask=True)
     logits_nhw, _ = refined.best()
     masks = [sam.to_original(low[None], frame)[0] > 0 for low, frame in zip(logits_nhw, frames_n, strict=True)]
-    found = refine_in_box(sam, features_bchw, frames_n, prior, logits_nhw, masks)
-    return by_image(found, len(targets))
+    return refine_in_box(sam, features_bchw, frames_n, prior, logits_nhw, masks, len(targets))
 
 
 def repeat_frames(frames: Sequence[Frame], targets: int) -> list[Frame]:
     """Return the frame of each prompt: every image's as often as there are targets."""
     return [frame for frame in frames for _ in range(targets)]
-
-
-def by_image(found: Sequence[RawMask | None], targets: int) -> list[list[RawMask | None]]:
-    """Return a list for each image of what each prompt has found."""
-    return [list(found[start : start + targets]) for start in range(0, len(found), targets)]
 
 
 @dataclass(frozen=True)
@@ -270,12 +250,12 @@ class Prior:
 
     Attributes:
         points: Of each prompt, the same in every step.
-        peaks: Each prompt's highest similarity.
+        peak_n: Each prompt's highest similarity.
         guidance_nhw: Target-guided attention, where it was asked for.
     """
 
     points: Points
-    peaks: tuple[float, ...]
+    peak_n: Tensor
     guidance_nhw: Tensor | None = None
 
 
@@ -300,11 +280,11 @@ def locate(
         # One at a time: over a photo of 12 megapixels a single map takes 48 MB.
         image_hw = similarity_on_image(sam, similarity_hw, frame)
         points.append(select_points([image_hw], [frame], negative=guidance is not None))
-        peaks.append(float(image_hw.max()))
+        peaks.append(image_hw.max())
         if guidance is not None:
             maps.append(attention_guidance(sam, similarity_hw[None], [image_hw], [frame], guidance))
     xy_nx2, labels_nx = (torch.cat([getattr(one, name) for one in points]) for name in ("xy_bn2", "labels_bn"))
-    return Prior(Points(xy_nx2, labels_nx), tuple(peaks), torch.cat(maps) if maps else None)
+    return Prior(Points(xy_nx2, labels_nx), torch.stack(peaks), torch.cat(maps) if maps else None)
 
 
 def refine_in_box(
@@ -314,7 +294,8 @@ def refine_in_box(
     prior: Prior,
     logits_nhw: Tensor,
     masks: Sequence[Tensor],
-) -> list[RawMask | None]:
+    targets: int,
+) -> PendingMasks:
     """Take the last step of the cascade: prompt with the tight box of each mask as well, keep the best of three.
 
     Args:
@@ -324,20 +305,17 @@ def refine_in_box(
         prior: Whose points are prompts again.
         logits_nhw: The previous masks at low resolution.
         masks: The previous masks over each image's own pixels (H, W), bool.
+        targets: Prompts of an image.
 
     Returns:
-        For each prompt its mask, or None where the previous or the new one is empty.
+        For each prompt its mask, or none where the previous or the new one is empty.
     """
-    candidates = decode_in_box(sam, features_bchw, frames, prior.points, logits_nhw, masks)
-    if candidates is None:
-        return [None] * len(frames)
-    final_nhw, iou_n = candidates.best()
-    results: list[RawMask | None] = []
-    for low_hw, iou, frame, previous_hw, peak in zip(final_nhw, iou_n, frames, masks, prior.peaks, strict=True):
-        mask_hw = sam.to_original(low_hw[None], frame)[0] > 0
-        found = bool(previous_hw.any()) and bool(mask_hw.any())
-        results.append(RawMask(mask_hw, float(iou), peak) if found else None)
-    return results
+    final_nhw, iou_n = decode_in_box(sam, features_bchw, frames, prior.points, logits_nhw, masks).best()
+    found = [
+        (sam.to_original(low_hw[None], frame)[0] > 0) & previous_hw.any()
+        for low_hw, frame, previous_hw in zip(final_nhw, frames, masks, strict=True)
+    ]
+    return PendingMasks(found, iou_n, prior.peak_n, targets)
 
 
 def decode_in_box(
@@ -347,43 +325,28 @@ def decode_in_box(
     points: Points,
     logits_nhw: Tensor,
     masks: Sequence[Tensor],
-) -> MaskCandidates | None:
-    """Decode three masks from points, the tight boxes of earlier masks and their logits; None if all are empty.
+) -> MaskCandidates:
+    """Decode three masks from points, the tight boxes of earlier masks and their logits.
 
-    An empty mask among others gets a box of one pixel: its candidates mean nothing and are to be ignored.
+    An empty mask gets a box of one pixel: its candidates mean nothing and are to be ignored.
     """
-    if not any(bool(mask_hw.any()) for mask_hw in masks):
-        return None
-    boxes = [_box_in_model_frame(mask_hw, frame) for mask_hw, frame in zip(masks, frames, strict=True)]
-    box_n4 = torch.tensor(boxes, dtype=torch.float32, device=sam.device)
+    box_n4 = torch.stack([_box_in_model_frame(mask_hw, frame) for mask_hw, frame in zip(masks, frames, strict=True)])
     return sam.decode(features_bchw, points, box_n4=box_n4, mask_logits_nhw=logits_nhw, multimask=True)
 
 
-def _box_in_model_frame(mask_hw: Tensor, frame: Frame) -> tuple[float, float, float, float]:
+def _box_in_model_frame(mask_hw: Tensor, frame: Frame) -> Tensor:
     """Return x_min, y_min, x_max, y_max of the mask's pixels (inclusive, as officially), scaled to the model frame."""
-    columns, rows = mask_hw.any(dim=0).nonzero(), mask_hw.any(dim=1).nonzero()
-    if len(columns) == 0:
-        return 0.0, 0.0, 0.0, 0.0
+    columns, rows = mask_hw.any(dim=0), mask_hw.any(dim=1)
     scale_y, scale_x = _scale_yx(frame)
-    return (
-        int(columns[0]) * scale_x,
-        int(rows[0]) * scale_y,
-        int(columns[-1]) * scale_x,
-        int(rows[-1]) * scale_y,
-    )
+    edges = (_first(columns) * scale_x, _first(rows) * scale_y, _last(columns) * scale_x, _last(rows) * scale_y)
+    return torch.stack(edges).float() * columns.any()
 
 
-# --- the instance ----------------------------------------------------------------------------------------------------
+def _first(line: Tensor) -> Tensor:
+    """Return the index of the first True, float64."""
+    return line.byte().argmax().double()
 
 
-def to_instance(raw: RawMask, category: str) -> Segmentation | None:
-    """Give a mask its score; None if it is empty.
-
-    The score is similarity * sqrt(predicted IoU), each clipped to [0, 1]: the first says whether the category is there
-    at all, the second whether the mask is a good one. Neither ranks well alone (benchmarks/method_quality.py).
-    """
-    mask_hw = raw.mask_hw.cpu().numpy()
-    if not mask_hw.any():
-        return None
-    score = max(0.0, min(1.0, raw.similarity)) * max(0.0, min(1.0, raw.predicted_iou)) ** 0.5
-    return Segmentation(category, mask_hw, tight_box(mask_hw), score, raw.similarity, raw.predicted_iou)
+def _last(line: Tensor) -> Tensor:
+    """Return the index of the last True, float64."""
+    return len(line) - 1 - _first(line.flip(0))

@@ -15,15 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from persam_ray.persam import (
-    RawMask,
     ReferenceEncoder,
-    by_image,
     decode_in_box,
     locate,
     refine_in_box,
     repeat_frames,
     target_features,
 )
+from persam_ray.raw_masks import PendingMasks
 from persam_ray.sam import Sam
 from persam_ray.types import Frame, Reference, Target
 
@@ -164,9 +163,7 @@ def fit_mask_weights(losses: Sequence[ScaleMixingLoss]) -> Tensor:
 
 
 @torch.inference_mode()
-def segment_f(
-    sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], targets: Sequence[Target]
-) -> list[list[RawMask | None]]:
+def segment_f(sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], targets: Sequence[Target]) -> PendingMasks:
     """Segment targets in a batch of images: the weighted scales from one point, then two steps of the cascade.
 
     Args:
@@ -176,7 +173,7 @@ def segment_f(
         targets: With fitted `mask_weights_3`.
 
     Returns:
-        For each image and each target its mask, or None where a step found nothing.
+        For each image and each target its mask, or none where a step found nothing.
     """
     frames_n = repeat_frames(frames, len(targets))
     prior = locate(sam, features_bchw, frames_n, targets, guidance=None)
@@ -188,13 +185,9 @@ def segment_f(
         (sam.to_original(low_khw, frame) * weights_k11).sum(dim=0) > 0
         for low_khw, frame, weights_k11 in zip(scales.logits_bkhw, frames_n, weights_nk11, strict=True)
     ]
-    boxed = decode_in_box(sam, features_bchw, frames_n, prior.points, mixed_nhw, masks)
-    if boxed is None:
-        return by_image([None] * len(frames_n), len(targets))
-    logits_nhw, _ = boxed.best()
-    found = [bool(mask_hw.any()) for mask_hw in masks]
+    logits_nhw, _ = decode_in_box(sam, features_bchw, frames_n, prior.points, mixed_nhw, masks).best()
     masks = [
-        (sam.to_original(low[None], frame)[0] > 0) & hit
-        for low, frame, hit in zip(logits_nhw, frames_n, found, strict=True)
+        (sam.to_original(low[None], frame)[0] > 0) & earlier_hw.any()
+        for low, frame, earlier_hw in zip(logits_nhw, frames_n, masks, strict=True)
     ]
-    return by_image(refine_in_box(sam, features_bchw, frames_n, prior, logits_nhw, masks), len(targets))
+    return refine_in_box(sam, features_bchw, frames_n, prior, logits_nhw, masks, len(targets))

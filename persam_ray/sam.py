@@ -19,8 +19,10 @@ from persam_ray.folded_decoder import FoldedDecoder
 from persam_ray.images import resized_size_hw
 from persam_ray.packed_layers import pack_within
 from persam_ray.precision import Precision, compute_dtype
+from persam_ray.prompts import embed_prompts
 from persam_ray.sam_build import build_modules
 from persam_ray.sam_decoder import predict_masks
+from persam_ray.transfers import upload
 from persam_ray.types import ByteArray, Checkpoint, Frame, MaskCandidates, Points
 from persam_ray.vit_encoder import FoldedViT
 
@@ -99,7 +101,7 @@ class Sam:
 
     def normalize(self, resized_hw3: ByteArray) -> Tensor:
         """Return uint8 RGB of the model frame as SAM's input (3, s, s): normalised, then padded with zeros."""
-        pixels = torch.from_numpy(resized_hw3.copy()).to(self.device, non_blocking=True).permute(2, 0, 1)
+        pixels = upload(resized_hw3, self.device).permute(2, 0, 1)
         height, width = pixels.shape[-2:]
         normal = (pixels - self._mean_311) / self._std_311
         return F.pad(normal, (0, self.image_size_px - width, 0, self.image_size_px - height))
@@ -141,11 +143,7 @@ class Sam:
             embedding_nc: Target-semantic prompt (PerSAM).
             multimask: Return the three scales rather than the single mask.
         """
-        sparse_ntc, dense_nchw = self._prompt_encoder(
-            (points.xy_bn2, points.labels_bn),
-            box_n4,
-            None if mask_logits_nhw is None else mask_logits_nhw[:, None],
-        )
+        sparse_ntc, dense_nchw = embed_prompts(self._prompt_encoder, points, box_n4, mask_logits_nhw)
         image_nchw = features_bchw.repeat_interleave(len(sparse_ntc) // len(features_bchw), dim=0) + dense_nchw
         if self._folded_decoder is None:
             logits_nkhw, iou_nk = predict_masks(

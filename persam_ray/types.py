@@ -154,9 +154,9 @@ class MaskCandidates:
 
     def best(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits (b, h, w) and predicted IoU (b) of the candidate that SAM trusts most."""
-        rows = range(len(self.iou_scores_bk))
-        best = self.iou_scores_bk.argmax(dim=1)
-        return self.logits_bkhw[rows, best], self.iou_scores_bk[rows, best]
+        best_b1 = self.iou_scores_bk.argmax(dim=1, keepdim=True)
+        best_b1hw = best_b1[..., None, None].expand(-1, -1, *self.logits_bkhw.shape[2:])
+        return self.logits_bkhw.gather(1, best_b1hw)[:, 0], self.iou_scores_bk.gather(1, best_b1)[:, 0]
 
 
 @dataclass(frozen=True)

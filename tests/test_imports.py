@@ -14,6 +14,7 @@ METHOD_LAYER = frozenset(
         "types", "masks", "images", "sam", "sam_build", "sam_decoder", "persam", "persam_f", "mask_rcnn", "few_shot",
         "evaluation", "evaluation_merge", "precision", "detection", "demo", "vit_encoder", "conv_encoder",
         "folded_decoder", "host_memory", "checkpoint_layout", "model_libraries", "packed_layers", "attention",
+        "prompts", "raw_masks", "transfers",
     }
 )  # fmt: skip
 CLUSTER_LAYER = frozenset(
@@ -23,14 +24,14 @@ CLUSTER_LAYER = frozenset(
         "datasets", "detector_config", "examples", "gallery", "judging", "labeling", "labeling_run", "lease",
         "ledger", "model_stages", "models", "parts", "progress",
         "reading", "references", "report", "run_directory", "schema", "shards", "split", "stages", "storage",
-        "demonstration", "public_text", "sam_train_loop", "sam_training_config", "train_loop", "training",
+        "demonstration", "photo_rows", "public_text", "sam_train_loop", "sam_training_config", "train_loop", "training",
     }
 )  # fmt: skip
 WITHOUT_RAY = frozenset(
     {
         "judging", "stages", "model_stages", "parts", "lease", "examples", "gallery", "report",
         "benchmark_report", "shards", "datasets",
-        "feature_cache", "storage", "schema",
+        "feature_cache", "photo_rows", "storage", "schema",
     }
 )  # fmt: skip
 NOT_IN_THE_METHOD_LAYER = frozenset({"ray", "pyarrow", "fsspec", "s3fs", "boto3", "botocore"})

@@ -32,7 +32,7 @@ sam = Sam(read_checkpoint(locate("demo")))
 photo_hw3, mask_hw = np.zeros((384, 256, 3), np.uint8), np.zeros((384, 256), np.bool_)
 mask_hw[100:250, 50:200] = True
 target = make_target(sam, [Reference("a", photo_hw3, mask_hw)])
-segment(sam, sam.encode([photo_hw3]), [sam.frame((384, 256))], [target])
+segment(sam, sam.encode([photo_hw3]), [sam.frame((384, 256))], [target]).wait()
 print(*sorted({"timm", "torchvision", "torch._dynamo"} & sys.modules.keys()))
 """
     assert loaded(then) == "timm torchvision"

@@ -6,7 +6,8 @@ import torch
 
 from persam_ray import persam
 from persam_ray.images import resize_longest_side
-from persam_ray.persam import Prior, RawMask
+from persam_ray.persam import Prior
+from persam_ray.raw_masks import RawMask, to_instance
 from persam_ray.sam import Sam
 from persam_ray.types import BadReferenceError, Frame, Reference, Target, as_binary_mask
 from tests.conftest import disc, scene
@@ -102,7 +103,9 @@ def test_photos_of_any_shape_give_a_mask_of_their_own_size(
 ) -> None:
     photo = scene(*size)
     features = small_sam.encode([resize_longest_side(photo, 128)])
-    ((raw,),) = persam.segment(small_sam, features, [small_sam.frame(size)], [target_of(small_sam, disc_reference)])
+    ((raw,),) = persam.segment(
+        small_sam, features, [small_sam.frame(size)], [target_of(small_sam, disc_reference)]
+    ).wait()
     assert raw is None or raw.mask_hw.shape == size
 
 
@@ -111,19 +114,20 @@ def test_an_empty_mask_on_the_way_is_no_instance_and_leaves_the_others_alone(sma
     features = small_sam.encode([resize_longest_side(scene(90, 120, seed), 128) for seed in (0, 1)])
     points = persam.select_points([torch.rand(90, 120), torch.rand(90, 120)], frames, negative=True)
     logits = torch.zeros(2, 32, 32)
-    prior = Prior(points, (0.5, 0.6))
+    prior = Prior(points, torch.tensor([0.5, 0.6]))
     full, empty = torch.ones(90, 120, dtype=torch.bool), torch.zeros(90, 120, dtype=torch.bool)
-    both = persam.refine_in_box(small_sam, features, frames, prior, logits, [empty, full])
-    assert both[0] is None
-    assert both[1] is not None
-    assert both[1].similarity == 0.6
-    assert persam.refine_in_box(small_sam, features, frames, prior, logits, [empty, empty]) == [None, None]
+    (first,), (second,) = persam.refine_in_box(small_sam, features, frames, prior, logits, [empty, full], 1).wait()
+    assert first is None
+    assert second is not None
+    assert second.similarity == pytest.approx(0.6)
+    neither = persam.refine_in_box(small_sam, features, frames, prior, logits, [empty, empty], 2)
+    assert neither.wait() == [[None, None]]
 
 
 def test_the_score_is_similarity_times_the_root_of_predicted_iou() -> None:
     mask = torch.zeros(10, 10, dtype=torch.bool)
     mask[2:5, 3:9] = True
-    instance = persam.to_instance(RawMask(mask, predicted_iou=0.81, similarity=0.5), "cup")
+    instance = to_instance(RawMask(mask, predicted_iou=0.81, similarity=0.5), "cup")
     assert instance is not None
     assert instance.score == pytest.approx(0.45)
     assert instance.box_xyxy == (3.0, 2.0, 9.0, 5.0)
@@ -132,13 +136,9 @@ def test_the_score_is_similarity_times_the_root_of_predicted_iou() -> None:
 
 @pytest.mark.parametrize(("similarity", "iou", "score"), [(-0.2, 0.9, 0.0), (1.1, 1.2, 1.0), (0.9, -0.5, 0.0)])
 def test_the_score_stays_between_0_and_1(similarity: float, iou: float, score: float) -> None:
-    instance = persam.to_instance(RawMask(torch.ones(4, 4, dtype=torch.bool), iou, similarity), "cup")
+    instance = to_instance(RawMask(torch.ones(4, 4, dtype=torch.bool), iou, similarity), "cup")
     assert instance is not None
     assert instance.score == score
-
-
-def test_an_empty_mask_is_no_instance() -> None:
-    assert persam.to_instance(RawMask(torch.zeros(4, 4, dtype=torch.bool), 0.5, 0.5), "cup") is None
 
 
 def test_an_empty_reference_mask_is_refused() -> None:

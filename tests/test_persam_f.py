@@ -112,4 +112,4 @@ def test_an_empty_weighted_mask_is_no_instance(small_sam: Sam, disc_reference: R
     target = replace(persam_f.make_target_f(small_sam, [disc_reference]), mask_weights_3=torch.zeros(3))
     features = small_sam.encode([resize_longest_side(scene(90, 120), 128)])
     # Weights of 0 make every logit 0, and a mask is where they exceed 0.
-    assert persam_f.segment_f(small_sam, features, [small_sam.frame((90, 120))], [target]) == [[None]]
+    assert persam_f.segment_f(small_sam, features, [small_sam.frame((90, 120))], [target]).wait() == [[None]]

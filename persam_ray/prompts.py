@@ -1,0 +1,45 @@
+"""SAM's prompt encoder, with points embedded so that a GPU need not be waited for.
+
+The package picks points by their labels with boolean masks, of which the host must know how many are True. Here each
+point gets its label's vector; the numbers are the package's.
+
+Suffixes: n prompts, t tokens, c channels, h w rows and columns of the feature grid.
+"""
+
+import torch
+from segment_anything.modeling import PromptEncoder
+from torch import Tensor
+
+from persam_ray.types import Points
+
+
+def embed_prompts(
+    encoder: PromptEncoder, points: Points, box_n4: Tensor | None, mask_logits_nhw: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens of points and boxes (n, t, c), and what masks add to the image (n, c, h, w).
+
+    Args:
+        encoder: The package's module.
+        points: Some points for each prompt.
+        box_n4: x_min, y_min, x_max, y_max in pixels of the model frame.
+        mask_logits_nhw: Low-resolution logits.
+    """
+    tokens_ntc = _embed_points(encoder, points, is_padded=box_n4 is None)
+    if box_n4 is not None:
+        tokens_ntc = torch.cat([tokens_ntc, encoder._embed_boxes(box_n4)], dim=1)
+    if mask_logits_nhw is not None:
+        return tokens_ntc, encoder._embed_masks(mask_logits_nhw[:, None])
+    no_mask_1c11 = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+    return tokens_ntc, no_mask_1c11.expand(len(tokens_ntc), -1, *encoder.image_embedding_size)
+
+
+def _embed_points(encoder: PromptEncoder, points: Points, *, is_padded: bool) -> Tensor:
+    """Embed points; where no box follows, the package adds one that is none."""
+    off_c, on_c = (encoder.point_embeddings[label].weight for label in (0, 1))
+    centres_nt2 = points.xy_bn2 + 0.5  # of pixels
+    embedded_ntc: Tensor = encoder.pe_layer.forward_with_coords(centres_nt2, encoder.input_image_size)
+    embedded_ntc = embedded_ntc + torch.where(points.labels_bn[..., None] == 1, on_c, off_c)
+    if not is_padded:
+        return embedded_ntc
+    none_n1c = encoder.not_a_point_embed.weight.expand(len(embedded_ntc), 1, -1)
+    return torch.cat([embedded_ntc, none_n1c], dim=1)

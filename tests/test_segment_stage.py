@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from persam_ray import model_stages
 from persam_ray.checkpoints import locate, read_checkpoint
 from persam_ray.feature_cache import HITS, MISSES, FeatureCache
 from persam_ray.images import resized_size_hw
@@ -124,3 +125,22 @@ def test_a_table_of_failures_alone_needs_no_model_call(small_checkpoint: Checkpo
     table = pixels("bad")
     assert table.schema.equals(PIXELS)
     assert [row["status"] for row in stage(small_checkpoint, targets)(table).to_pylist()] == ["failed"]
+
+
+def test_a_question_asked_before_the_last_answer_is_taken_changes_no_answer(
+    small_checkpoint: Checkpoint, targets: list[Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pixels("a", "bad", "b", "c")
+    monkeypatch.setattr(model_stages, "PROMPTS_AT_ONCE", 1)  # a question for each target of a photo
+    one_by_one, reported = stage(small_checkpoint, targets)(table), list[Any]()
+    monkeypatch.setattr(SegmentWithPersam, "_questions_ahead", 1)
+    assert stage(small_checkpoint, targets, reported)(table).equals(one_by_one)
+    assert [numbers[:2] for numbers in reported] == [(1, 1), (1, 0), (1, 0), (1, 0)]
+    assert all(set(seconds) == {"encode", "persam"} for _, _, seconds in reported[1:])
+
+
+def test_so_many_items_are_made_before_the_first_is_taken() -> None:
+    made: list[int] = []
+    items = (made.append(number) or number for number in range(4))
+    taken = [(number, len(made)) for number in model_stages._ahead(items, 1)]
+    assert taken == [(0, 2), (1, 3), (2, 4), (3, 4)]

@@ -142,7 +142,7 @@ class LabelConfig(LabelingConfig):
     """Of SAM's work on each photo; auto is bfloat16 where that is faster and hardly shows."""
 
     batch_size: int | None = None
-    """Images in one pass of SAM's encoder; by default 8 on a GPU, 1 on a CPU."""
+    """Images in one pass of SAM's encoder; by default 8 on a GPU, or as many as its memory holds, and 1 on a CPU."""
 
     feature_cache: str | None = None
     """Folder or prefix, a path or a URL, in which SAM's features of each photo are kept: a later run over the same

@@ -48,11 +48,12 @@ class SegmentOptions:
     Attributes:
         device: `cuda` or `cpu`.
         threads: Of torch on the CPU.
-        batch_size: Images in one pass of the encoder. 1 on a CPU: a larger batch gains nothing there, and with 1 an
-            image's result does not depend on its neighbours, to the last bit.
+        batch_size: Images in one pass of the encoder, at most. 1 on a CPU: a larger batch gains nothing there, and
+            with 1 an image's result does not depend on its neighbours, to the last bit.
         precision: Of the encoder.
         guidance: Of PerSAM's attention.
         cache: Where encoded photos are kept, and how much an actor may add; None for nowhere.
+        fits_memory: Take fewer images at once where a GPU's free memory does not hold as many.
     """
 
     device: str
@@ -61,6 +62,7 @@ class SegmentOptions:
     precision: Precision
     guidance: Guidance
     cache: FeatureCache | None = None
+    fits_memory: bool = False
 
 
 class SegmentStage(Protocol):
@@ -86,6 +88,7 @@ class SegmentWithPersam:
 
     _sam: Sam
     _targets: Mapping[str, Sequence[Target]]
+    _batch_size: int
     _cached: CachedEncoder | None = None
 
     def __init__(
@@ -123,8 +126,13 @@ class SegmentWithPersam:
         """Build SAM, once."""
         if self._load is None:
             return
+        from persam_ray.device_memory import images_that_fit
+
         checkpoint, targets = self._load()
         self._sam = load_sam(checkpoint, self._options)
+        self._batch_size = self._options.batch_size
+        if self._options.fits_memory:
+            self._batch_size = images_that_fit(self._sam, self._batch_size)
         self._targets = {
             method: [on_device(target, self._sam.device) for target in own] for method, own in targets.items()
         }
@@ -136,7 +144,7 @@ class SegmentWithPersam:
         self, photos: Sequence[Photo], pixels: Sequence[ByteArray]
     ) -> Iterator[tuple[Sequence[Photo], Callable[[], torch.Tensor]]]:
         """Yield each batch and what returns its features; behind the last one the cache has all that is new."""
-        size = self._options.batch_size
+        size = self._batch_size
         batches = [slice(start, start + size) for start in range(0, len(photos), size)]
         if self._cached is None:
             yield from ((photos[batch], partial(self._sam.encode, pixels[batch])) for batch in batches)

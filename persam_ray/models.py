@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from persam_ray.types import Checkpoint, Reference, Target
 
 
+IMAGES_AT_ONCE = 8
+"""In one pass of the encoder on a GPU, unless the user says otherwise or the memory holds fewer."""
+
 # --- SAM -------------------------------------------------------------------------------------------------------------
 
 
@@ -79,9 +82,11 @@ def sam_options(
     cache: FeatureCache | None = None,
 ) -> SegmentOptions:
     """Combine what the user asked for with what the cluster has."""
-    batch_size = batch_size or (8 if plan.device == "cuda" else 1)
+    on_gpu = plan.device == "cuda"
+    at_most = batch_size or (IMAGES_AT_ONCE if on_gpu else 1)
     share = cache.share(plan.actors) if cache else None
-    return SegmentOptions(plan.device, plan.threads, batch_size, precision, guidance, share)
+    fits_memory = on_gpu and batch_size is None
+    return SegmentOptions(plan.device, plan.threads, at_most, precision, guidance, share, fits_memory)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ METHOD_LAYER = frozenset(
         "types", "masks", "images", "sam", "sam_build", "sam_decoder", "persam", "persam_f", "mask_rcnn", "few_shot",
         "evaluation", "evaluation_merge", "precision", "detection", "demo", "vit_encoder", "conv_encoder",
         "folded_decoder", "host_memory", "checkpoint_layout", "model_libraries", "packed_layers", "attention",
-        "prompts", "raw_masks", "transfers",
+        "device_memory", "prompts", "raw_masks", "transfers",
     }
 )  # fmt: skip
 CLUSTER_LAYER = frozenset(

@@ -19,7 +19,7 @@ from persam_ray.annotations import category_mask
 from persam_ray.checkpoints import read_checkpoint
 from persam_ray.datasets import Dataset, load_reference, open_dataset
 from persam_ray.images import decode_image, resize_longest_side
-from persam_ray.persam import RawMask
+from persam_ray.raw_masks import RawMask
 from persam_ray.sam import Sam
 from persam_ray.types import BoolArray, Target
 

@@ -53,7 +53,7 @@ class SegmentOptions:
         precision: Of the encoder.
         guidance: Of PerSAM's attention.
         cache: Where encoded photos are kept, and how much an actor may add; None for nowhere.
-        fits_memory: Take fewer images at once where a GPU's free memory does not hold as many.
+        fits_memory: Take fewer images at once where a GPU's free memory does not hold as many, each actor as it finds.
     """
 
     device: str
@@ -126,12 +126,12 @@ class SegmentWithPersam:
         """Build SAM, once."""
         if self._load is None:
             return
-        from persam_ray.device_memory import images_that_fit
-
         checkpoint, targets = self._load()
         self._sam = load_sam(checkpoint, self._options)
         self._batch_size = self._options.batch_size
         if self._options.fits_memory:
+            from persam_ray.device_memory import images_that_fit
+
             self._batch_size = images_that_fit(self._sam, self._batch_size)
         self._targets = {
             method: [on_device(target, self._sam.device) for target in own] for method, own in targets.items()
@@ -160,9 +160,9 @@ class SegmentWithPersam:
     def _questions_ahead(self) -> int:
         """How many questions are asked before the first one's answer is taken: a GPU works while masks are encoded.
 
-        None where the seconds of several methods are told apart.
+        None where the seconds of several methods are told apart, or features come from a cache or go there: both wait.
         """
-        return int(self._sam.device.type == "cuda" and len(self._targets) == 1)
+        return int(self._sam.device.type == "cuda" and len(self._targets) == 1 and self._cached is None)
 
     def _questions(self, photos: Sequence[Photo], pixels: Sequence[ByteArray]) -> Iterator[_Question]:
         """Ask for every method's targets in every batch of photos, some targets at a time, in this order."""
@@ -184,6 +184,7 @@ class SegmentWithPersam:
                 masks = self._segment(features_bchw, frames, some)
                 seconds[method] = time.perf_counter() - started_s
                 yield _Question(batch, method, some, masks, seconds, is_last=number == len(parts))
+                del masks  # whoever has taken them lets go of them
                 seconds = {}
 
     def _wait(self) -> None:

@@ -6,7 +6,6 @@ that torch's own compiler emits lay it out once. They are not part of torch's pu
 or do not answer, layers stay as they are.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,16 +28,18 @@ def pack_within(module: nn.Module, x: Tensor) -> nn.Module:
     Returns:
         The module.
     """
+    if x.device.type != "cpu":
+        return module
     found: dict[str, nn.Module] = {}
     hooks = []
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
 
-            def pack(layer: Any, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                of_its_kind = packed if isinstance(layer, nn.Linear) else packed_convolution
-                found[name] = of_its_kind(layer, inputs[0])
+            def pack(layer: Any, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+                if inputs:  # else given by its name, which no backbone that we know does
+                    found[name] = _packed_if_it_agrees(layer, inputs[0], output)
 
-            hooks.append(layer.register_forward_pre_hook(pack))
+            hooks.append(layer.register_forward_hook(pack))
     try:
         module(x)
     finally:
@@ -49,45 +50,36 @@ def pack_within(module: nn.Module, x: Tensor) -> nn.Module:
     return module
 
 
-def packed(linear: nn.Linear, trial: Tensor | None = None) -> nn.Module:
+@torch.inference_mode()
+def packed(linear: nn.Linear) -> nn.Module:
     """Return a layer of the same results, packed where that can be done; the given one is not changed.
 
     A packed layer passes no gradients on, and cannot be copied, pickled, converted or moved: that comes before.
-
-    Args:
-        linear: The layer.
-        trial: What it is tried on, by default a few rows.
     """
-    if trial is None:
-        trial = torch.linspace(-1, 1, TRIAL_ROWS * linear.in_features).view(TRIAL_ROWS, -1).to(linear.weight)
-    return _if_it_agrees(_PackedLinear, linear, trial)
+    trial = torch.linspace(-1, 1, TRIAL_ROWS * linear.in_features).view(TRIAL_ROWS, -1).to(linear.weight)
+    return _packed_if_it_agrees(linear, trial, linear(trial))
 
 
-def packed_convolution(convolution: nn.Conv2d, trial_bchw: Tensor) -> nn.Module:
-    """Return a convolution of the same results, packed where that can be done, as `packed` does.
-
-    Convolutions of groups of channels stay as they are: packed they are slower.
-
-    Args:
-        convolution: The layer.
-        trial_bchw: What it is tried on, of the size that it is packed for: with others it may be slower.
-    """
-    if convolution.groups > 1 or convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
-        return convolution
-    return _if_it_agrees(lambda layer: _PackedConvolution(layer, trial_bchw.shape), convolution, trial_bchw)
-
-
-def _if_it_agrees(make: Callable[[Any], nn.Module], layer: nn.Linear | nn.Conv2d, trial: Tensor) -> nn.Module:
-    """Return what is made of a layer if it gives the layer's results, else the layer."""
-    if layer.weight.device.type != "cpu" or layer.weight.dtype not in ALLOWED_ERROR:
+def _packed_if_it_agrees(layer: nn.Linear | nn.Conv2d, trial: Tensor, expected: Tensor) -> nn.Module:
+    """Return a packed layer if it gives what the layer has given, else the layer."""
+    if not _can_be_packed(layer):
         return layer
     try:
         with torch.inference_mode():
-            found, expected = make(layer), layer.forward(trial).float()  # past the hook that may have led here
-            error = (found(trial).float() - expected).norm()
+            found = _PackedConvolution(layer, trial.shape) if isinstance(layer, nn.Conv2d) else _PackedLinear(layer)
+            error = (found(trial).float() - expected.float()).norm()
     except (AttributeError, RuntimeError, TypeError):
         return layer
-    return found if error <= ALLOWED_ERROR[layer.weight.dtype] * expected.norm() else layer
+    return found if error <= ALLOWED_ERROR[layer.weight.dtype] * expected.float().norm() else layer
+
+
+def _can_be_packed(layer: nn.Linear | nn.Conv2d) -> bool:
+    """Return whether there are operators for it. Convolutions of groups of channels are slower by them."""
+    if layer.weight.device.type != "cpu" or layer.weight.dtype not in ALLOWED_ERROR:
+        return False
+    if isinstance(layer, nn.Linear):
+        return True
+    return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
 class _PackedLinear(nn.Module):

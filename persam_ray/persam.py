@@ -1,8 +1,8 @@
 """PerSAM: segment a category that one photo and mask have shown, without training (arXiv:2305.03048, section 3.2).
 
 One function per step of the paper, in its order; the arithmetic is the official implementation's, batched over images.
-Features of a batch come in (b x 256 x 64 x 64), one mask and its scores per image and target go out; a step that leaves
-a mask empty ends that image without an instance of that target. All targets of all images are decoded together.
+Features of a batch come in (b x 256 x 64 x 64), one mask and its scores per image and target go out; where a step
+leaves a mask empty, the image has no instance of that target. All targets of all images are decoded together.
 
 Suffixes: b images, p targets, n prompts (the targets of the first image, of the second, ...), h w rows and columns, c
 channels, k candidates.
@@ -149,17 +149,17 @@ def select_points(similarities: Sequence[Tensor], frames: Sequence[Frame], *, ne
         One or two points for each image, in the model frame.
     """
     chosen = [torch.stack([hw.argmax(), hw.argmin()] if negative else [hw.argmax()]) for hw in similarities]
-    xy_bn2 = torch.stack([_to_model_xy(flat_n, frame) for flat_n, frame in zip(chosen, frames, strict=True)])
+    xy_bn2 = torch.stack([_to_model_xy(flat_k, frame) for flat_k, frame in zip(chosen, frames, strict=True)])
     labels_bn = torch.ones_like(xy_bn2[..., 0])
     labels_bn[:, 1:] = 0
     return Points(xy_bn2, labels_bn)
 
 
-def _to_model_xy(flat_n: Tensor, frame: Frame) -> Tensor:
-    """Return the x and y (n, 2) of pixels counted row by row."""
+def _to_model_xy(flat_k: Tensor, frame: Frame) -> Tensor:
+    """Return the x and y (k, 2) of pixels counted row by row."""
     width = frame.original_hw[1]
     scale_y, scale_x = _scale_yx(frame)
-    return torch.stack([(flat_n % width).double() * scale_x, (flat_n // width).double() * scale_y], dim=1).float()
+    return torch.stack([(flat_k % width).double() * scale_x, (flat_k // width).double() * scale_y], dim=1).float()
 
 
 def _scale_yx(frame: Frame) -> tuple[float, float]:
@@ -328,7 +328,8 @@ def decode_in_box(
 ) -> MaskCandidates:
     """Decode three masks from points, the tight boxes of earlier masks and their logits.
 
-    An empty mask gets a box of one pixel: its candidates mean nothing and are to be ignored.
+    An empty mask gets a box of one pixel: its candidates mean nothing and are to be ignored. They are decoded all the
+    same, for only the host could leave them out, and would have to wait.
     """
     box_n4 = torch.stack([_box_in_model_frame(mask_hw, frame) for mask_hw, frame in zip(masks, frames, strict=True)])
     return sam.decode(features_bchw, points, box_n4=box_n4, mask_logits_nhw=logits_nhw, multimask=True)

@@ -1,7 +1,7 @@
 """SAM's prompt encoder, with points embedded so that a GPU need not be waited for.
 
 The package picks points by their labels with boolean masks, of which the host must know how many are True. Here each
-point gets its label's vector; the numbers are the package's.
+point gets its label's vector; the numbers are the package's, to the bit.
 
 Suffixes: n prompts, t tokens, c channels, h w rows and columns of the feature grid.
 """
@@ -9,8 +9,12 @@ Suffixes: n prompts, t tokens, c channels, h w rows and columns of the feature g
 import torch
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor
+from torch.nn import functional as F
 
 from persam_ray.types import Points
+
+NO_POINT = -1
+"""Label of the point that the package adds where no box follows."""
 
 
 def embed_prompts(
@@ -35,11 +39,11 @@ def embed_prompts(
 
 def _embed_points(encoder: PromptEncoder, points: Points, *, is_padded: bool) -> Tensor:
     """Embed points; where no box follows, the package adds one that is none."""
+    xy_nt2, labels_nt = points.xy_bn2 + 0.5, points.labels_bn  # the centres of pixels
+    if is_padded:  # before the product: of more rows it may round otherwise
+        xy_nt2, labels_nt = F.pad(xy_nt2, (0, 0, 0, 1)), F.pad(labels_nt, (0, 1), value=NO_POINT)
     off_c, on_c = (encoder.point_embeddings[label].weight for label in (0, 1))
-    centres_nt2 = points.xy_bn2 + 0.5  # of pixels
-    embedded_ntc: Tensor = encoder.pe_layer.forward_with_coords(centres_nt2, encoder.input_image_size)
-    embedded_ntc = embedded_ntc + torch.where(points.labels_bn[..., None] == 1, on_c, off_c)
-    if not is_padded:
-        return embedded_ntc
-    none_n1c = encoder.not_a_point_embed.weight.expand(len(embedded_ntc), 1, -1)
-    return torch.cat([embedded_ntc, none_n1c], dim=1)
+    places_ntc: Tensor = encoder.pe_layer.forward_with_coords(xy_nt2, encoder.input_image_size)
+    labels_nt1 = labels_nt[..., None]
+    points_ntc = places_ntc + torch.where(labels_nt1 == 1, on_c, off_c)
+    return torch.where(labels_nt1 == NO_POINT, encoder.not_a_point_embed.weight, points_ntc)

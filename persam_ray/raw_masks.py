@@ -12,7 +12,7 @@ from persam_ray.types import Segmentation
 
 @dataclass(frozen=True)
 class RawMask:
-    """The method's answer for one image, before filtering and encoding.
+    """The method's answer for one image and target, before filtering and encoding.
 
     Attributes:
         mask_hw: bool over the original image, on the host; at least one pixel True.
@@ -41,7 +41,7 @@ class PendingMasks:
         self._targets = targets
 
     def wait(self) -> list[list[RawMask | None]]:
-        """Return for each image and each target its mask, or None where a step found nothing."""
+        """Return for each image and each target its mask, or None where a step found nothing. To be called once."""
         scores_2n, *masks = self._download.wait()
         answers = zip(masks, *scores_2n.tolist(), strict=True)
         found = [RawMask(mask_hw, iou, peak) if mask_hw.any() else None for mask_hw, iou, peak in answers]

@@ -77,7 +77,7 @@ class Sam:
         )
 
     def _trial_image(self) -> Tensor:
-        """Return input for the encoder, each number another."""
+        """Return input for the encoder, of many different numbers."""
         size_1chw = (1, 3, self.image_size_px, self.image_size_px)
         return torch.linspace(-1, 1, 3 * self.image_size_px**2).view(size_1chw).to(self.device, self.encoder_dtype)
 

@@ -31,14 +31,16 @@ class Download:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._event: torch.cuda.Event | None = None
         if tensors[0].device.type == "cuda":
+            stream = torch.cuda.current_stream(tensors[0].device)
             locked = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in tensors]
             tensors = [to.copy_(tensor, non_blocking=True) for to, tensor in zip(locked, tensors, strict=True)]
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
-            self._event.record()
+            self._event.record(stream)
         self._tensors = tensors
 
     def wait(self) -> Sequence[Tensor]:
-        """Return the tensors, on the host."""
+        """Return the tensors, on the host, and let go of them: of large photos they are large. To be called once."""
         if self._event is not None:
             self._event.synchronize()
-        return [tensor.cpu() for tensor in self._tensors]
+        tensors, self._tensors = self._tensors, ()
+        return [tensor.cpu() for tensor in tensors]

@@ -7,7 +7,6 @@ import torch
 from persam_ray import persam
 from persam_ray.images import resize_longest_side
 from persam_ray.persam import Prior
-from persam_ray.raw_masks import RawMask, to_instance
 from persam_ray.sam import Sam
 from persam_ray.types import BadReferenceError, Frame, Reference, Target, as_binary_mask
 from tests.conftest import disc, scene
@@ -122,23 +121,6 @@ def test_an_empty_mask_on_the_way_is_no_instance_and_leaves_the_others_alone(sma
     assert second.similarity == pytest.approx(0.6)
     neither = persam.refine_in_box(small_sam, features, frames, prior, logits, [empty, empty], 2)
     assert neither.wait() == [[None, None]]
-
-
-def test_the_score_is_similarity_times_the_root_of_predicted_iou() -> None:
-    mask = torch.zeros(10, 10, dtype=torch.bool)
-    mask[2:5, 3:9] = True
-    instance = to_instance(RawMask(mask, predicted_iou=0.81, similarity=0.5), "cup")
-    assert instance is not None
-    assert instance.score == pytest.approx(0.45)
-    assert instance.box_xyxy == (3.0, 2.0, 9.0, 5.0)
-    assert (instance.similarity, instance.predicted_iou) == (0.5, 0.81)
-
-
-@pytest.mark.parametrize(("similarity", "iou", "score"), [(-0.2, 0.9, 0.0), (1.1, 1.2, 1.0), (0.9, -0.5, 0.0)])
-def test_the_score_stays_between_0_and_1(similarity: float, iou: float, score: float) -> None:
-    instance = to_instance(RawMask(torch.ones(4, 4, dtype=torch.bool), iou, similarity), "cup")
-    assert instance is not None
-    assert instance.score == score
 
 
 def test_an_empty_reference_mask_is_refused() -> None:

@@ -268,7 +268,7 @@ def test_two_real_photos_are_learned_from_imagenet_weights() -> None:
     examples = [make_example(row, ["shape"], "mask") for row in (as_shape(row) for row in rows)]
     model, report = build_mask_rcnn("mobilenet_v2", ["shape"], read_checkpoint(str(shared(START))))
     assert len(report.used) == 255
-    train(model, examples, FewShotSettings(steps=80, learning_rate=5e-4))
+    train(model, examples, FewShotSettings(steps=50, learning_rate=5e-4))
     found = predict(model, [example.image_hw3 for example in examples])
     assert average_precision_50(examples, found) >= 0.9
 

@@ -29,7 +29,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("features"))
 
 
-@pytest.mark.parametrize(("method", "categories"), [("persam_f", ("top", "bag")), ("persam", ("bag",))])
+@pytest.mark.parametrize(("method", "categories"), [("persam_f", ("top",)), ("persam", ("bag",))])
 def test_both_methods_give_the_known_figures_on_real_photos(
     job: Job, tmp_path: Path, features: str, method: str, categories: tuple[str, ...]
 ) -> None:

@@ -184,7 +184,6 @@ class SegmentWithPersam:
                 masks = self._segment(features_bchw, frames, some)
                 seconds[method] = time.perf_counter() - started_s
                 yield _Question(batch, method, some, masks, seconds, is_last=number == len(parts))
-                del masks  # whoever has taken them lets go of them
                 seconds = {}
 
     def _wait(self) -> None:

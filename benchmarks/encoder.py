@@ -20,8 +20,8 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from persam_ray.host_memory import keep_freed_memory
-from persam_ray.vit_encoder import FoldedViT
+from persam_ray.compute.host_memory import keep_freed_memory
+from persam_ray.sam.folded_vit import FoldedViT
 
 FLOP_PER_TOKEN_PAIR = 4  # q k and the weighted sum of v, a multiplication and an addition each
 

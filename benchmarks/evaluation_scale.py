@@ -15,9 +15,12 @@ from multiprocessing.pool import Pool
 
 import numpy as np
 
-from persam_ray.evaluation import ImagePair, PredictedInstance, TruthInstance, evaluate_shard
-from persam_ray.evaluation_merge import ShardSummary, accumulate, bootstrap_difference, merge
 from persam_ray.masks import encode_rle
+from persam_ray.metrics.bootstrap import bootstrap_difference
+from persam_ray.metrics.evaluation import evaluate_shard
+from persam_ray.metrics.instances import ImagePair, PredictedInstance, TruthInstance
+from persam_ray.metrics.scores import accumulate
+from persam_ray.metrics.summary import ShardSummary, merge
 from persam_ray.types import BoolArray
 
 SIZE_HW = (32, 32)

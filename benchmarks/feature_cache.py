@@ -37,15 +37,17 @@ import pyarrow as pa
 import torch
 from label_job import SUFFIXES, random_vit_b
 
-from persam_ray.checkpoints import locate, read_checkpoint
-from persam_ray.feature_cache import FeatureCache
+from persam_ray.data.checkpoints import read_checkpoint
+from persam_ray.data.schema import READ
+from persam_ray.data.storage import remove
+from persam_ray.data.weights import locate
 from persam_ray.images import decode_image, resized_size_hw
-from persam_ray.model_stages import SegmentOptions, SegmentWithPersam
-from persam_ray.persam import make_target
-from persam_ray.sam import Sam
-from persam_ray.schema import READ
-from persam_ray.stages import DecodeImages
-from persam_ray.storage import remove
+from persam_ray.methods.persam import make_target
+from persam_ray.sam.model import Sam
+from persam_ray.stages.decode import DecodeImages
+from persam_ray.stages.feature_cache import FeatureCache
+from persam_ray.stages.segment import SegmentWithPersam
+from persam_ray.stages.targets import SegmentOptions
 from persam_ray.types import Checkpoint, Reference, Target
 
 ROOM_BYTES = 10**12

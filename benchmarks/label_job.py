@@ -26,11 +26,12 @@ import torch
 from safetensors.torch import save_file
 from segment_anything import sam_model_registry
 
-from persam_ray import persam
-from persam_ray.checkpoints import locate, read_checkpoint
-from persam_ray.host_memory import keep_freed_memory
+from persam_ray.compute.host_memory import keep_freed_memory
+from persam_ray.data.checkpoints import read_checkpoint
+from persam_ray.data.weights import locate
 from persam_ray.images import decode_image, decode_mask, resize_longest_side
-from persam_ray.sam import Sam
+from persam_ray.methods import persam
+from persam_ray.sam.model import Sam
 from persam_ray.types import Checkpoint, Reference
 
 ROOT = Path(__file__).parents[1]

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from persam_ray import persam, persam_f
-from persam_ray.annotations import category_mask
-from persam_ray.checkpoints import read_checkpoint
-from persam_ray.datasets import Dataset, load_reference, open_dataset
+from persam_ray.cluster.references import load_reference
+from persam_ray.data.annotations import category_mask
+from persam_ray.data.checkpoints import read_checkpoint
+from persam_ray.data.dataset import Dataset
+from persam_ray.data.listing import open_dataset
 from persam_ray.images import decode_image, resize_longest_side
-from persam_ray.raw_masks import RawMask
-from persam_ray.sam import Sam
+from persam_ray.methods import persam, persam_f
+from persam_ray.methods.answers import RawMask
+from persam_ray.sam.model import Sam
 from persam_ray.types import BoolArray, Target
 
 PRESENT_FRACTION = 0.005

@@ -16,9 +16,9 @@ from PIL import Image
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from persam_ray.checkpoints import read_checkpoint
-from persam_ray.sam import PIXEL_MEAN, PIXEL_STD
-from persam_ray.sam_build import build_modules
+from persam_ray.data.checkpoints import read_checkpoint
+from persam_ray.sam.build import build_modules
+from persam_ray.sam.model import PIXEL_MEAN, PIXEL_STD
 from persam_ray.types import BoolArray
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from persam_ray.checkpoints import read_checkpoint
+from persam_ray.data.checkpoints import read_checkpoint
 from persam_ray.images import decode_image, decode_mask
-from persam_ray.persam import locate
-from persam_ray.persam_f import STEPS, ScaleMixingLoss, fit_mask_weights, make_target_f, target_features
-from persam_ray.sam import Sam
+from persam_ray.methods.mask_weights import STEPS, ScaleMixingLoss, fit_mask_weights
+from persam_ray.methods.persam import locate
+from persam_ray.methods.persam_f import make_target_f, target_features
+from persam_ray.sam.model import Sam
 from persam_ray.types import Reference
 
 

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from persam_ray import persam, persam_f
-from persam_ray.annotations import category_mask, from_index_map
-from persam_ray.checkpoints import locate, read_checkpoint
+from persam_ray.compute.precision import Precision
+from persam_ray.data.annotations import category_mask
+from persam_ray.data.checkpoints import read_checkpoint
+from persam_ray.data.deepfashion import from_index_map
+from persam_ray.data.weights import locate
 from persam_ray.images import decode_image, resize_longest_side
-from persam_ray.precision import Precision
-from persam_ray.sam import Sam
+from persam_ray.methods import persam, persam_f
+from persam_ray.sam.model import Sam
 from persam_ray.types import BoolArray, ByteArray, Reference, Target
 
 PRESENT_FRACTION = 0.005

@@ -21,12 +21,13 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from persam_ray import cluster
-from persam_ray.datasets import open_dataset
-from persam_ray.ledger import take_stock
-from persam_ray.parts import write_part
-from persam_ray.schema import IMAGES, PREDICTIONS
-from persam_ray.storage import list_versions
+from persam_ray.cluster.ledger import take_stock
+from persam_ray.cluster.plan import nodes, plan_workers
+from persam_ray.cluster.session import session
+from persam_ray.data.listing import open_dataset
+from persam_ray.data.schema import IMAGES, PREDICTIONS
+from persam_ray.data.storage import list_versions
+from persam_ray.runs.parts import write_part
 
 ROWS_PER_SHARD, ROWS_PER_PART = 10_000, 1000
 
@@ -44,8 +45,8 @@ def main() -> None:
         started_s = time.perf_counter()
         dataset = open_dataset(str(images))
         opened_s = time.perf_counter()
-        with cluster.session(), PeakOfWorkers() as peak:
-            plan = cluster.plan_workers(cluster.nodes())
+        with session(), PeakOfWorkers() as peak:
+            plan = plan_workers(nodes())
             ready_s = time.perf_counter()
             ledger = take_stock(dataset, str(output), plan)
             ended_s = time.perf_counter()

@@ -14,12 +14,13 @@ import json
 
 import numpy as np
 
-from persam_ray import persam, persam_f
-from persam_ray.checkpoints import locate, read_checkpoint
-from persam_ray.demo.sam_measures import evaluate
+from persam_ray.compact_sam.measures import evaluate
+from persam_ray.data.checkpoints import read_checkpoint
+from persam_ray.data.weights import locate
 from persam_ray.demo.scenes import CLASS_INDICES, Scene, draw_scene
 from persam_ray.images import resize_longest_side
-from persam_ray.sam import Sam
+from persam_ray.methods import persam, persam_f
+from persam_ray.sam.model import Sam
 from persam_ray.types import BoolArray, Reference
 
 PRESENT_FRACTION, REFERENCE_FRACTION = 0.005, 0.01

@@ -2,19 +2,9 @@
 
 from typing import Any
 
-from persam_ray import cluster, run_directory
-from persam_ray.benchmark import TITLES, AnyRow, BenchmarkError, FailedRow, Row, as_json, charts, in_order, table
-from persam_ray.benchmark_report import MethodRun, write_benchmark_report
-from persam_ray.checkpoints import check_start, locate
-from persam_ray.command_line import run_job
-from persam_ray.config import split_ids
-from persam_ray.contenders import Contest, mask_rcnn_rows, persam_rows
-from persam_ray.datasets import Dataset, load_reference, open_dataset
-from persam_ray.demonstration import draw_photos
-from persam_ray.detector_config import BenchmarkConfig
-from persam_ray.progress import console, show_table
-from persam_ray.reading import count_images
-from persam_ray.split import (
+from persam_ray.benchmark.contenders import Contest, mask_rcnn_rows, persam_rows
+from persam_ray.benchmark.rows import TITLES, AnyRow, BenchmarkError, FailedRow, Row, as_json, charts, in_order, table
+from persam_ray.benchmark.split import (
     Annotated,
     Split,
     check_categories,
@@ -24,8 +14,23 @@ from persam_ray.split import (
     list_annotated,
     listed_split,
 )
-from persam_ray.storage import join, write_json
-from persam_ray.types import BadReferenceError, Reference
+from persam_ray.cli.command_line import run_job
+from persam_ray.cli.demo import draw_photos
+from persam_ray.cluster.plan import WorkerPlan, in_task, nodes, plan_workers
+from persam_ray.cluster.reading import count_images
+from persam_ray.cluster.references import load_reference
+from persam_ray.cluster.session import session
+from persam_ray.console import console, show_table
+from persam_ray.data.dataset import Dataset
+from persam_ray.data.listing import open_dataset
+from persam_ray.data.storage import join, write_json
+from persam_ray.data.weights import check_start, locate
+from persam_ray.errors import BadReferenceError
+from persam_ray.options.base import split_ids
+from persam_ray.options.benchmark import BenchmarkConfig
+from persam_ray.report.benchmark_page import MethodRun, write_benchmark_report
+from persam_ray.runs.directory import prepare
+from persam_ray.types import Reference
 
 
 def benchmark(config: BenchmarkConfig) -> None:
@@ -33,11 +38,11 @@ def benchmark(config: BenchmarkConfig) -> None:
     if config.demo:
         draw_photos(config.images)
     dataset = open_dataset(config.images, config.format, config.annotations)
-    output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
+    output = prepare(config.output, config.inputs, overwrite=config.overwrite)
     check_start(config.start)
     sam_uri = locate(config.sam)
-    with cluster.session():
-        plan = cluster.plan_workers(cluster.nodes())
+    with session():
+        plan = plan_workers(nodes())
         count_images(dataset, plan)  # no key twice
         annotated = list_annotated(dataset, plan)
         split = make_split(config, dataset, annotated, plan)
@@ -52,7 +57,7 @@ def benchmark(config: BenchmarkConfig) -> None:
         raise BenchmarkError(f"{len(failed)} of {len(rows)} rows failed: {failed[0].method}: {failed[0].error}")
 
 
-def make_split(config: BenchmarkConfig, dataset: Dataset, annotated: Annotated, plan: cluster.WorkerPlan) -> Split:
+def make_split(config: BenchmarkConfig, dataset: Dataset, annotated: Annotated, plan: WorkerPlan) -> Split:
     """Return the images that the options name, or draw them."""
     check_categories([config.category], annotated, dataset.uri)
     train_ids, test_ids = split_ids(config.train_ids), split_ids(config.test_ids)
@@ -96,7 +101,7 @@ def write_report(contest: Contest, results: dict[str, Any], rows: list[AnyRow]) 
     ]
     drawn = charts(rows, contest.config.category)
     tests = contest.dataset.only(contest.split.test_ids)
-    page: str = cluster.in_task(contest.plan, write_benchmark_report, contest.output, tests, results, runs, drawn)
+    page: str = in_task(contest.plan, write_benchmark_report, contest.output, tests, results, runs, drawn)
     return page
 
 

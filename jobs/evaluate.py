@@ -5,16 +5,19 @@ import time
 from ray.data import Dataset
 from rich.table import Table
 
-from persam_ray import cluster, run_directory
-from persam_ray.command_line import run_job
-from persam_ray.config import ConfigError, EvaluateConfig
-from persam_ray.datasets import open_dataset
-from persam_ray.evaluation_merge import Metrics
-from persam_ray.judging import EvaluationError, JudgeOptions, MatchImages, metrics_of
-from persam_ray.progress import clock, console, show_table
-from persam_ray.reading import count_images, join_predictions
-from persam_ray.report import figure
-from persam_ray.storage import exists, join, read_json, write_json
+from persam_ray.cli.command_line import run_job
+from persam_ray.cluster.plan import nodes, plan_workers
+from persam_ray.cluster.reading import count_images, join_predictions
+from persam_ray.cluster.session import session
+from persam_ray.console import clock, console, show_table
+from persam_ray.data.listing import open_dataset
+from persam_ray.data.storage import exists, join, read_json, write_json
+from persam_ray.errors import ConfigError
+from persam_ray.metrics.scores import Metrics, metrics_of
+from persam_ray.options.evaluate import EvaluateConfig
+from persam_ray.report.page import figure
+from persam_ray.runs.directory import prepare
+from persam_ray.stages.judge import EvaluationError, JudgeOptions, MatchImages
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -29,9 +32,9 @@ def evaluate(config: EvaluateConfig) -> None:
     )
     folder = join(config.predictions, "predictions")
     predictions = open_dataset(folder if exists(folder) else config.predictions, "parquet")
-    output = run_directory.prepare(config.output, [config.images, predictions.uri], overwrite=config.overwrite)
-    with cluster.session():
-        plan = cluster.plan_workers(cluster.nodes())
+    output = prepare(config.output, [config.images, predictions.uri], overwrite=config.overwrite)
+    with session():
+        plan = plan_workers(nodes())
         images = count_images(dataset, plan)
         judged: Dataset = join_predictions(dataset, predictions, images, plan).map_batches(
             MatchImages(join(output, "matches"), options, config.predictions, config.images),

@@ -2,19 +2,19 @@
 
 from functools import partial
 
-from persam_ray import models
-from persam_ray.checkpoints import locate
-from persam_ray.cluster import WorkerPlan
-from persam_ray.command_line import run_job
-from persam_ray.config import LabelConfig
-from persam_ray.datasets import open_dataset
-from persam_ray.demonstration import draw_photos
-from persam_ray.feature_cache import FeatureCache, open_cache
-from persam_ray.judging import JudgeOptions
-from persam_ray.labeling import Labeler
-from persam_ray.labeling_run import Model, label_dataset
-from persam_ray.progress import tell_ignored
-from persam_ray.references import ReferenceSet, load_references
+from persam_ray.cli.command_line import run_job
+from persam_ray.cli.demo import draw_photos
+from persam_ray.cluster import models
+from persam_ray.cluster.labeling import Labeler
+from persam_ray.cluster.labeling_run import Model, label_dataset
+from persam_ray.cluster.plan import WorkerPlan
+from persam_ray.cluster.references import ReferenceSet, load_references
+from persam_ray.data.dataset import tell_ignored
+from persam_ray.data.listing import open_dataset
+from persam_ray.data.weights import locate
+from persam_ray.options.label import LabelConfig
+from persam_ray.stages.feature_cache import FeatureCache, open_cache
+from persam_ray.stages.judge import JudgeOptions
 
 
 def label(config: LabelConfig) -> int:

@@ -1,15 +1,15 @@
 """Label a bucket by a trained Mask R-CNN: the same rows out as those of jobs/label.py."""
 
-from persam_ray import models
-from persam_ray.checkpoints import locate_detector
-from persam_ray.cluster import WorkerPlan
-from persam_ray.command_line import run_job
-from persam_ray.datasets import open_dataset
-from persam_ray.detector_config import PredictConfig
-from persam_ray.judging import JudgeOptions
-from persam_ray.labeling_run import Model, label_dataset
-from persam_ray.model_stages import MASK_RCNN, DetectOptions
-from persam_ray.progress import tell_ignored
+from persam_ray.cli.command_line import run_job
+from persam_ray.cluster import models
+from persam_ray.cluster.labeling_run import Model, label_dataset
+from persam_ray.cluster.plan import WorkerPlan
+from persam_ray.data.dataset import tell_ignored
+from persam_ray.data.listing import open_dataset
+from persam_ray.data.weights import locate_detector
+from persam_ray.options.predict_mask_rcnn import PredictConfig
+from persam_ray.stages.detect import MASK_RCNN, DetectOptions
+from persam_ray.stages.judge import JudgeOptions
 from persam_ray.types import DetectionLimits
 
 

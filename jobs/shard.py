@@ -2,31 +2,35 @@
 
 from ray.data import Dataset
 
-from persam_ray import cluster, run_directory
-from persam_ray.command_line import run_job
-from persam_ray.config import ShardConfig
-from persam_ray.datasets import open_dataset
-from persam_ray.progress import console, show_progress, tell_ignored
-from persam_ray.reading import count_images, read_rows
-from persam_ray.stages import WriteImages
+from persam_ray.cli.command_line import run_job
+from persam_ray.cluster.plan import nodes, plan_workers
+from persam_ray.cluster.progress import read_counter, report_to, start_counter
+from persam_ray.cluster.reading import count_images, read_rows
+from persam_ray.cluster.session import session
+from persam_ray.console import console, show_progress
+from persam_ray.data.dataset import tell_ignored
+from persam_ray.data.listing import open_dataset
+from persam_ray.options.shard import ShardConfig
+from persam_ray.runs.directory import prepare
+from persam_ray.stages.write import WriteImages
 
 
 def shard(config: ShardConfig) -> None:
     """Run the job: read rows, write one Parquet file for each `shard_mb` of them."""
     dataset = open_dataset(config.images, config.format, config.annotations)
     tell_ignored(dataset)
-    output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
-    with cluster.session():
-        plan = cluster.plan_workers(cluster.nodes())
+    output = prepare(config.output, config.inputs, overwrite=config.overwrite)
+    with session():
+        plan = plan_workers(nodes())
         images = count_images(dataset, plan)
-        counter = cluster.start_counter()
+        counter = start_counter()
         written: Dataset = read_rows(dataset, plan).map_batches(
-            WriteImages(output, cluster.report_to(counter)),
+            WriteImages(output, report_to(counter)),
             batch_size=config.images_per_shard,
             batch_format="pyarrow",
             num_cpus=plan.task_cpus,
         )
-        with show_progress("writing", images, lambda: cluster.read_counter(counter)[:2]):
+        with show_progress("writing", images, lambda: read_counter(counter)[:2]):
             files = list(written.iter_rows())
     console.print(f"{sum(file['images'] for file in files)} images in {len(files)} shards: {output}")
     problems = [problem for file in files for problem in file["problems"]]

@@ -4,37 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from persam_ray import cluster, run_directory
-from persam_ray.checkpoints import check_start
-from persam_ray.command_line import run_job
-from persam_ray.config import split_ids
-from persam_ray.datasets import Dataset, open_dataset
-from persam_ray.detector_config import TrainConfig
-from persam_ray.progress import clock, console
-from persam_ray.reading import count_images
-from persam_ray.split import check_categories, check_ids, draw_training_images, list_annotated
+from persam_ray.benchmark.split import check_categories, check_ids, draw_training_images, list_annotated
+from persam_ray.cli.command_line import run_job
+from persam_ray.cluster.plan import nodes, plan_workers
+from persam_ray.cluster.reading import count_images
+from persam_ray.cluster.session import session
+from persam_ray.console import clock, console
+from persam_ray.data.dataset import Dataset
+from persam_ray.data.listing import open_dataset
+from persam_ray.data.weights import check_start
+from persam_ray.options.base import split_ids
+from persam_ray.options.train_mask_rcnn import TrainConfig
+from persam_ray.runs.directory import prepare
+from persam_ray.runs.manifest import write_training_manifest
 
 if TYPE_CHECKING:
-    from persam_ray.train_loop import Fitted
+    from persam_ray.training.mask_rcnn import Fitted
 
 
 def train(config: TrainConfig) -> None:
     """Run the job: choose the images, check them, train, and say what it came to."""
     dataset = open_dataset(config.images, config.format, config.annotations)
-    output = run_directory.prepare(config.output, config.inputs, overwrite=config.overwrite)
+    output = prepare(config.output, config.inputs, overwrite=config.overwrite)
     check_start(config.start)
-    with cluster.session():
-        from persam_ray.train_loop import train_detector
+    with session():
+        from persam_ray.training.mask_rcnn import train_detector
 
         train_ids = training_images(config, dataset)
         fitted = train_detector(config, config.category, dataset.only(train_ids), output)
-    run_directory.write_training_manifest(output, config.as_dict(), train_ids, vars(fitted.start), fitted.seconds)
+    write_training_manifest(output, config.as_dict(), train_ids, vars(fitted.start), fitted.seconds)
     report(fitted, len(train_ids))
 
 
 def training_images(config: TrainConfig, dataset: Dataset) -> tuple[str, ...]:
     """Return the ids that the options name, or so many as they ask for, or of all images that hold a category."""
-    plan = cluster.plan_workers(cluster.nodes())
+    plan = plan_workers(nodes())
     count_images(dataset, plan)  # no key twice
     annotated = list_annotated(dataset, plan)
     check_categories(config.category, annotated, dataset.uri)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from persam_ray import cluster, run_directory
-from persam_ray.command_line import run_job
-from persam_ray.progress import clock, console
-from persam_ray.sam_training_config import TrainSamConfig
+from persam_ray.cli.command_line import run_job
+from persam_ray.cluster.session import session
+from persam_ray.console import clock, console
+from persam_ray.options.train_sam import TrainSamConfig
+from persam_ray.runs.directory import prepare
+from persam_ray.runs.manifest import write_training_manifest
 
 
 def train(config: TrainSamConfig) -> None:
     """Run the job: draw the scenes, train, and say what it came to."""
-    output = run_directory.prepare(config.output, (), overwrite=config.overwrite, resume=config.resume)
-    with cluster.session():
-        from persam_ray.sam_train_loop import train_sam
+    output = prepare(config.output, (), overwrite=config.overwrite, resume=config.resume)
+    with session():
+        from persam_ray.training.compact_sam import train_sam
 
         fitted = train_sam(config, output)
-    run_directory.write_training_manifest(output, config.as_dict(), (), {}, fitted.seconds)
+    write_training_manifest(output, config.as_dict(), (), {}, fitted.seconds)
     first, last = fitted.epochs[0], fitted.epochs[-1]
     console.print(
         f"{len(fitted.epochs)} epochs on {config.scenes} scenes in {clock(fitted.seconds)}: loss {first['loss']:.3f} "

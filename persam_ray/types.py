@@ -8,10 +8,12 @@ from __future__ import annotations  # torch loads in two seconds: workers that o
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from persam_ray.errors import BadReferenceError
 
 if TYPE_CHECKING:
     import torch
@@ -21,10 +23,6 @@ ByteArray = npt.NDArray[np.uint8]
 
 
 Tensors = Mapping[str, npt.NDArray[np.generic]]
-
-
-class CheckpointError(ValueError):
-    """The file is not a checkpoint of a known layout; the message says what was found."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,6 @@ class Checkpoint:
     tensors: Tensors
     metadata: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str = ""
-
-
-class BadReferenceError(ValueError):
-    """A reference photo or mask cannot tell SAM what to look for; the message says why."""
 
 
 def as_binary_mask(mask: npt.NDArray[np.generic]) -> BoolArray:
@@ -210,3 +204,6 @@ class DetectionLimits:
 
     score: float = 0.05
     per_image: int = 100
+
+
+Objects = Literal["mask", "component"]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchvision.models import mobilenet_v2
 
-from persam_ray.few_shot import FewShotSettings
-from persam_ray.mask_rcnn import MaskRcnn
-from persam_ray.sam import Sam
+from persam_ray.mask_rcnn.model import MaskRcnn
+from persam_ray.mask_rcnn.settings import FewShotSettings
+from persam_ray.sam.model import Sam
 from persam_ray.types import ByteArray, Checkpoint, Reference
 from tests.few_photos import tiny_model, train, two_photos
 from tests.seeded_weights import fill, official_sam

@@ -4,23 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from persam_ray.evaluation import ImagePair, PredictedInstance, TruthInstance, evaluate_shard
-from persam_ray.evaluation_merge import accumulate
-from persam_ray.few_shot import (
-    Example,
-    FewShotSettings,
-    TrainingLosses,
-    make_batch,
-    make_optimiser,
-    prepare,
-    train_step,
-)
-from persam_ray.mask_rcnn import (
-    MaskRcnn,
-    MaskRcnnSpec,
-    build_mask_rcnn,
-)
+from persam_ray.mask_rcnn.examples import Example, prepare
+from persam_ray.mask_rcnn.few_shot import TrainingLosses, make_batch, make_optimiser, train_step
+from persam_ray.mask_rcnn.model import MaskRcnn, MaskRcnnSpec, build_mask_rcnn
+from persam_ray.mask_rcnn.settings import FewShotSettings
 from persam_ray.masks import encode_rle
+from persam_ray.metrics.evaluation import evaluate_shard
+from persam_ray.metrics.instances import ImagePair, PredictedInstance, TruthInstance
+from persam_ray.metrics.scores import accumulate
 from persam_ray.types import Checkpoint, Segmentation
 
 FRAME_PX = (96, 128)

@@ -9,18 +9,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from persam_ray.evaluation import (
-    ImagePair,
-    PredictedInstance,
-    TruthInstance,
-    evaluate_shard,
-    image_key,
-)
-from persam_ray.evaluation_merge import (
-    ShardSummary,
-    merge,
-)
+from persam_ray.keys import image_key
 from persam_ray.masks import decode_rle, encode_rle
+from persam_ray.metrics.evaluation import evaluate_shard
+from persam_ray.metrics.instances import ImagePair, PredictedInstance, TruthInstance
+from persam_ray.metrics.summary import ShardSummary, merge
 from persam_ray.types import BoolArray
 
 CATEGORIES = ("top", "bag", "hat", "never")

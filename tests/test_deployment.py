@@ -16,9 +16,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from persam_ray.command_line import parse
-from persam_ray.config import LabelConfig
-from persam_ray.labeling_run import COMPLETE_WITH_FAILURES
+from persam_ray.cli.command_line import parse
+from persam_ray.cluster.labeling_run import COMPLETE_WITH_FAILURES
+from persam_ray.options.label import LabelConfig
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

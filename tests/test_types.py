@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from persam_ray.types import BadReferenceError, Reference, as_binary_mask
+from persam_ray.errors import BadReferenceError
+from persam_ray.types import Reference, as_binary_mask
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int8, np.uint16, np.int32, np.float32])

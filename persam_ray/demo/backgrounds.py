@@ -8,7 +8,7 @@ from persam_ray.demo.canvas import Canvas
 from persam_ray.demo.cars import car
 from persam_ray.demo.chance import happens, pick
 from persam_ray.demo.fabrics import plain
-from persam_ray.demo.palettes import (
+from persam_ray.demo.palettes import (  # fmt: skip
     ACCENTS,
     DARKS,
     FOLIAGE,
@@ -20,7 +20,7 @@ from persam_ray.demo.palettes import (
     mixed,
     rgb,
     varied,
-)  # fmt: skip
+)
 from persam_ray.demo.shapes import Point, points, rectangle
 from persam_ray.demo.surfaces import (
     ASPHALTS,

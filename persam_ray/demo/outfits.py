@@ -11,7 +11,7 @@ from persam_ray.demo.chance import happens, pick
 from persam_ray.demo.fabrics import Fabric, hair_fabric, plain, woven
 from persam_ray.demo.garments import Cut
 from persam_ray.demo.hair import HAIRCUTS_FEMININE, HAIRCUTS_MASCULINE, add_hair
-from persam_ray.demo.palettes import (
+from persam_ray.demo.palettes import (  # fmt: skip
     ACCENTS,
     BLUES,
     BRIGHTS,
@@ -26,7 +26,7 @@ from persam_ray.demo.palettes import (
     brightness,
     contrasting,
     varied,
-)  # fmt: skip
+)
 from persam_ray.demo.pieces import Figure, Layer, Tailor
 from persam_ray.demo.shapes import Point, ellipse, tube
 

@@ -9,7 +9,7 @@ import numpy as np
 from persam_ray.demo.canvas import Canvas, Flat, Piece
 from persam_ray.demo.chance import happens, pick
 from persam_ray.demo.fabrics import Fabric, plain, woven
-from persam_ray.demo.palettes import (
+from persam_ray.demo.palettes import (  # fmt: skip
     ACCENTS,
     BLUES,
     BRIGHTS,
@@ -21,7 +21,7 @@ from persam_ray.demo.palettes import (
     contrasting,
     rgb,
     varied,
-)  # fmt: skip
+)
 from persam_ray.demo.shapes import Outline, Point, between, ellipse, points, rectangle, smooth, tube, xy
 
 CLOTH_PATTERNS = {"plain": 30.0, "stripes": 25.0, "checks": 15.0, "floral": 12.0, "dots": 8.0, "print": 10.0}

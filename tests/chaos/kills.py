@@ -22,8 +22,8 @@ from typing import Any
 
 import psutil
 
-from persam_ray.labeling import LEAST_ROWS_PER_FILE, ROWS_PER_CALL
-from persam_ray.progress import console
+from persam_ray.cluster.labeling import LEAST_ROWS_PER_FILE, ROWS_PER_CALL
+from persam_ray.console import console
 from tests.chaos.watched_job import by_the_demo_sam, check, draw, label, processes_of, rows_of
 
 TARGETS = ("driver", "actor", "raylet")

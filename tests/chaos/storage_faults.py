@@ -25,7 +25,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 from moto.server import ThreadedMotoServer
 
-from persam_ray.progress import console
+from persam_ray.console import console
 from tests.chaos.faulty_proxy import FaultyProxy, faulty_proxy
 from tests.chaos.watched_job import Ended, by_the_demo_sam, check, draw, label
 

@@ -22,8 +22,8 @@ from typing import Any
 import psutil
 import pyarrow.dataset as ds
 
+from persam_ray.console import console
 from persam_ray.demo.dataset import write_scene
-from persam_ray.progress import console
 
 ROOT = Path(__file__).parents[2]
 SIZE_HW = (280, 192)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from persam_ray.benchmark import TITLES
+from persam_ray.benchmark.rows import TITLES
 from tests.integration.annotated import save_fashion
 from tests.integration.conftest import Job, manifest_of, rows_of
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from persam_ray.benchmark import TITLES
+from persam_ray.benchmark.rows import TITLES
 from tests.integration.conftest import Finished, finish, manifest_of, rows_of, start_job
 
 pytestmark = pytest.mark.ray

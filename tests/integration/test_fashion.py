@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from persam_ray.annotations import DEEPFASHION_CATEGORIES
+from persam_ray.data.deepfashion import DEEPFASHION_CATEGORIES
 from tests.conftest import shared
 from tests.integration.conftest import Job, manifest_of, rows_of
 

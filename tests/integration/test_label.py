@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from safetensors.numpy import load_file, save_file
 
-from persam_ray.schema import PREDICTIONS
+from persam_ray.data.schema import PREDICTIONS
 from tests.integration.conftest import Job, finish, manifest_of, rows_of, save_photos, start_job
 
 pytestmark = pytest.mark.ray

@@ -8,10 +8,10 @@ import pytest
 import s3fs
 import torch
 
-from persam_ray.feature_cache import HITS, MISSES, CachedEncoder, FeatureCache, open_cache
+from persam_ray.data.storage import StorageError, remove
 from persam_ray.images import resize_longest_side
-from persam_ray.sam import Sam
-from persam_ray.storage import StorageError, remove
+from persam_ray.sam.model import Sam
+from persam_ray.stages.feature_cache import HITS, MISSES, CachedEncoder, FeatureCache, open_cache
 from tests.conftest import scene
 from tests.integration.conftest import S3, Job, rows_of, save_photos
 

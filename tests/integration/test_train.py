@@ -11,7 +11,8 @@ import psutil
 import pytest
 import torch
 
-from persam_ray.few_shot import FewShotSettings, make_optimiser
+from persam_ray.mask_rcnn.few_shot import make_optimiser
+from persam_ray.mask_rcnn.settings import FewShotSettings
 from tests.integration.annotated import save_fashion
 from tests.integration.conftest import MARK, S3, Job, finish, manifest_of, rows_of, start_job
 

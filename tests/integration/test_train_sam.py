@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from persam_ray.checkpoints import read_checkpoint
-from persam_ray.sam import Sam
+from persam_ray.data.checkpoints import read_checkpoint
+from persam_ray.sam.model import Sam
 from tests.integration.conftest import Job, finish, start_job
 
 pytestmark = pytest.mark.ray

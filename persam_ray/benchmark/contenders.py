@@ -1,0 +1,143 @@
+"""The methods that the benchmark compares: each from its labels to its run directories and rows.
+
+A method that fails becomes rows that say why; the others are not touched by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from persam_ray.benchmark.rows import FILTERED, TITLES, AnyRow, FailedRow, Row, make_row
+from persam_ray.benchmark.split import Split
+from persam_ray.cluster import labeling, models
+from persam_ray.cluster.labeling import Labeled, Labeler
+from persam_ray.cluster.plan import WorkerPlan
+from persam_ray.cluster.reading import read_rows
+from persam_ray.cluster.session import cause_of
+from persam_ray.console import console
+from persam_ray.data.dataset import Dataset
+from persam_ray.data.storage import join
+from persam_ray.errors import error_line
+from persam_ray.options.benchmark import BenchmarkConfig
+from persam_ray.runs.manifest import finish, write_training_manifest
+from persam_ray.stages.detect import MASK_RCNN, DetectOptions
+from persam_ray.stages.judge import JudgeOptions
+from persam_ray.stages.write import Run
+from persam_ray.types import DetectionLimits, Reference
+
+PERSAM_METHODS = ("persam", "persam_f")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What all methods share.
+
+    Attributes:
+        config: The user's options.
+        dataset: All images.
+        split: Which of them are trained on and which judged.
+        reference: The training image that PerSAM is given: its id, photo and mask.
+        output: URI below which each row has its run directory.
+        plan: How to share out the cluster.
+    """
+
+    config: BenchmarkConfig
+    dataset: Dataset
+    split: Split
+    reference: tuple[str, Reference]
+    output: str
+    plan: WorkerPlan
+
+    def label(self, labeler: Labeler, runs: Mapping[str, Run]) -> Labeled:
+        """Label the test images."""
+        rows = read_rows(self.dataset.only(self.split.test_ids), self.plan)
+        return labeling.label_images(rows, len(self.split.test_ids), labeler, runs, self.plan)
+
+    def runs(self, method: str) -> dict[str, Run]:
+        """Return a method's run, and, but for PerSAM as in the article, the one without small objects."""
+        threshold = self.config.detector_score_threshold if method == MASK_RCNN else self.config.sam_score_threshold
+        judge = JudgeOptions((self.config.category,), threshold, self.config.objects)
+        names = {method: 0.0} | ({method + FILTERED: self.config.min_area_fraction} if method != "persam" else {})
+        return {name: Run(join(self.output, name), method, judge, fraction) for name, fraction in names.items()}
+
+    def all_runs(self) -> dict[str, Run]:
+        """Return the runs of all methods, in the order of TITLES."""
+        runs: dict[str, Run] = {}
+        for method in (MASK_RCNN, *PERSAM_METHODS):
+            runs |= self.runs(method)
+        return {name: runs[name] for name in TITLES}
+
+    def finish(self, labeled: Labeled, row: Row, fingerprints: Mapping[str, object]) -> Row:
+        """Complete a row's run directory."""
+        common: dict[str, object] = {"categories": (self.config.category,)}
+        finish(
+            join(self.output, row.method),
+            self.config.as_dict(),
+            common | dict(fingerprints),
+            labeled.outcomes[row.method].counts,
+            row.metrics,
+            {"train": row.training_s, **labeled.seconds},
+        )
+        return row
+
+
+def mask_rcnn_rows(contest: Contest) -> list[AnyRow]:
+    """Train Mask R-CNN and label by it."""
+    from persam_ray.training.mask_rcnn import train_detector
+
+    config, plan, train_ids = contest.config, contest.plan, contest.split.train_ids
+    rows: list[AnyRow] = []
+    runs = contest.runs(MASK_RCNN)
+    with _guarded(rows, runs):
+        folder = join(contest.output, "training")
+        fitted = train_detector(config, (config.category,), contest.dataset.only(train_ids), folder)
+        write_training_manifest(folder, config.as_dict(), train_ids, vars(fitted.start), fitted.seconds)
+        detector = models.load_detector(fitted.checkpoint)
+        options = DetectOptions(plan.device, plan.threads, config.precision, DetectionLimits())
+        labeled = contest.label(models.mask_rcnn_labeler(detector, options), runs)
+        fingerprints = {"checkpoint": {"fingerprint": detector.fingerprint}}
+        for name in runs:
+            row = make_row(name, MASK_RCNN, labeled, len(train_ids), fitted.seconds, plan.actors)
+            rows.append(contest.finish(labeled, row, fingerprints))
+    return rows
+
+
+def persam_rows(contest: Contest, sam_uri: str) -> list[AnyRow]:
+    """Label by PerSAM and PerSAM-F in one pass, in which each image is encoded once."""
+    config, plan = contest.config, contest.plan
+    rows: list[AnyRow] = []
+    runs = {method: contest.runs(method) for method in PERSAM_METHODS}
+    with _guarded(rows, [name for own in runs.values() for name in own]):
+        sam = models.load_checkpoint(sam_uri)
+        options = models.sam_options(plan, config.precision, config.guidance)
+        references = {config.category: [contest.reference[1]]}
+        made, training_s = {}, {}
+        for method in PERSAM_METHODS:
+            with _guarded(rows, runs[method]):
+                own = models.make_targets(sam, references, options, method, plan)
+                training_s[method] = own.wait()
+                made[method] = own
+        if not made:
+            return rows
+        labeler = models.persam_labeler(sam, made, options)
+        wanted = {name: run for method in made for name, run in runs[method].items()}
+        labeled = contest.label(labeler, wanted)
+        fingerprints = {"sam": {"fingerprint": sam.fingerprint}, "reference": contest.reference[0]}
+        for name, run in wanted.items():
+            row = make_row(name, run.method, labeled, 1, training_s[run.method], plan.actors)
+            rows.append(contest.finish(labeled, row, fingerprints))
+    return rows
+
+
+@contextmanager
+def _guarded(rows: list[AnyRow], names: Iterable[str]) -> Iterator[None]:
+    """Turn what goes wrong into rows that say so, for those of the names that have none yet."""
+    try:
+        yield
+    except Exception as error:
+        message = error_line(cause_of(error))
+        done = {row.method for row in rows}
+        rows.extend(FailedRow(name, message) for name in names if name not in done)
+        console.print(f"{', '.join(TITLES[name] for name in names)}: failed: {message}")

@@ -1,0 +1,213 @@
+"""A model on its actors, and a pass of all images through it: what every labeling job does.
+
+    labeler = models.persam_labeler(...)
+    labeled = label_images(rows, images, labeler, runs, plan)
+
+The driver sees counts and summaries: no pixels, masks or weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
+
+from persam_ray.cluster.plan import WorkerPlan, in_task
+from persam_ray.cluster.progress import read_counter, report_to, start_counter
+from persam_ray.cluster.session import cause_of
+from persam_ray.console import console, show_progress
+from persam_ray.data.dataset import Dataset
+from persam_ray.errors import error_line
+from persam_ray.report.contact_sheet import write_contact_sheet
+from persam_ray.runs.counts import Counts
+from persam_ray.runs.outcome import Outcome, add_up, check_complete
+from persam_ray.stages.decode import DecodeImages
+from persam_ray.stages.detect import DetectOptions
+from persam_ray.stages.feature_cache import COUNTED, CacheUse
+from persam_ray.stages.segment import SegmentStage
+from persam_ray.stages.targets import SegmentOptions
+from persam_ray.stages.write import Run, WritePredictions
+
+if TYPE_CHECKING:
+    from persam_ray.metrics.scores import Metrics
+
+ROWS_PER_CALL = 16
+CALLS_PER_ACTOR = 8  # at least, of small runs, so that the actors end together
+IMAGES_PER_ACTOR = 16  # and no more: one actor begins alone, for starting the others may take longer than the images
+CALLS_IN_FLIGHT = 2
+"""Of an actor: one that it works on, one that waits for it. More would be kept from the others; with fewer, Ray Data
+would not add actors to the first (it does so from 1.75 calls for each on)."""
+
+LEAST_ROWS_PER_FILE, ROWS_PER_FILE = 16, 1024  # of runs of up to 16,000 photos, and from a million on
+
+
+@dataclass(frozen=True)
+class Labeler:
+    """What it takes to start actors with a model.
+
+    Attributes:
+        stage: Made with `load`, `options` and where to report to.
+        load: Returns what the model is made of, in the actor.
+        options: How the model works.
+        frame_hw: Returns the size at which the model takes a photo of some size (h, w).
+        batch_size: Photos that the model takes at once.
+        check: Raises what went wrong with what the actors wait for: where they fail, that is why.
+    """
+
+    stage: type[SegmentStage]
+    load: Callable[[], Any]
+    options: SegmentOptions | DetectOptions
+    frame_hw: Callable[[tuple[int, int]], tuple[int, int]]
+    batch_size: int = 1
+    check: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """A pass of all images.
+
+    Attributes:
+        outcomes: What each run came to, by its name.
+        wall_s: Seconds that the pass took, with the start of the actors and, on CPUs, the making of the targets.
+        busy_s: Seconds that workers were busy, in sum, by step: `decode` (the reading not counted), `encode`, each
+            method by its name, `write`; beside them what the feature cache counts.
+    """
+
+    outcomes: Mapping[str, Outcome]
+    wall_s: float
+    busy_s: Mapping[str, float]
+
+    @classmethod
+    def nothing(cls, runs: Iterable[str]) -> Labeled:
+        """Return what a pass of no images comes to."""
+        return cls({name: Outcome(Counts(), ()) for name in runs}, 0.0, {})
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The times by step, for a manifest."""
+        steps = {step: spent_s for step, spent_s in self.busy_s.items() if not step.startswith(COUNTED)}
+        return {"label": self.wall_s, **{f"busy_{step}": spent_s for step, spent_s in steps.items()}}
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """What came of the feature cache."""
+        return CacheUse.of(self.busy_s)
+
+
+def label_images(
+    rows: ray.data.Dataset,
+    images: int,
+    labeler: Labeler,
+    runs: Mapping[str, Run],
+    plan: WorkerPlan,
+    reference_ids: frozenset[str] = frozenset(),
+    watch: Callable[[Counts], None] = lambda _counts: None,
+) -> Labeled:
+    """Label all images, writing each run's directory but for its metrics and manifest.
+
+    Args:
+        rows: READ rows.
+        images: How many there are.
+        labeler: The model.
+        runs: What is written, by name; several may take one method's rows.
+        plan: How to share out the cluster.
+        reference_ids: Images whose masks the model has seen: they are labeled, but not judged.
+        watch: Called with what each run has come to, as its files are written; what it raises ends the pass.
+
+    Raises:
+        OutputError: Fewer or more rows came out of a run than images went in.
+    """
+    started_s = time.perf_counter()
+    counter = start_counter()
+    report = report_to(counter)
+    decode, write = DecodeImages(labeler.frame_hw, report), WritePredictions(runs, reference_ids, report)
+    with show_progress("labeling", images, lambda: read_counter(counter)[:2]):
+        summaries = _chain(rows, images, decode, labeler, write, plan, report)
+        try:
+            outcomes = add_up(_watched(summaries.iter_rows(), watch))
+        except RayError:
+            labeler.check()
+            raise
+    for name in runs:
+        check_complete(outcomes[name].counts, images)
+    return Labeled(outcomes, time.perf_counter() - started_s, read_counter(counter)[2])
+
+
+def _chain(
+    rows: ray.data.Dataset,
+    images: int,
+    decode: DecodeImages,
+    labeler: Labeler,
+    write: WritePredictions,
+    plan: WorkerPlan,
+    report: Any,
+) -> ray.data.Dataset:
+    """Lay out the way of the data: rows -> pixels -> predictions -> files, of which summaries come back."""
+    tasks: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": plan.task_cpus}
+    rows_per_call = _rows_per_call(images, plan.actors, labeler.batch_size)
+    summaries: ray.data.Dataset = (
+        rows.map_batches(decode, batch_size=rows_per_call, **tasks)
+        .map_batches(
+            labeler.stage,
+            fn_constructor_args=(labeler.load, labeler.options, report),
+            compute=_pool(images, plan),
+            batch_size=rows_per_call,
+            batch_format="pyarrow",
+            num_cpus=plan.actor_cpus,
+            num_gpus=plan.actor_gpus,
+        )
+        .map_batches(write, batch_size=_rows_per_file(images), **tasks)
+    )
+    return summaries
+
+
+def _pool(images: int, plan: WorkerPlan) -> ActorPoolStrategy:
+    """Return how the actors start: all at once, or for a few images one, which Ray Data adds to once it is busy.
+
+    Called in their main threads (Ray Data's default is another, which serves calls that overlap; ours never do): only
+    there does the C library keep freed memory as it is told to. Two threads encode by ViT-B in 1.4 s, otherwise in 1.6.
+    """
+    least = 1 if images <= IMAGES_PER_ACTOR * plan.actors else plan.actors
+    return ActorPoolStrategy(
+        min_size=least,
+        max_size=plan.actors,
+        max_tasks_in_flight_per_actor=CALLS_IN_FLIGHT,
+        enable_true_multi_threading=True,
+    )
+
+
+def _watched(summaries: Iterable[dict[str, Any]], watch: Callable[[Counts], None]) -> Iterator[dict[str, Any]]:
+    """Pass the writers' summaries on."""
+    sums: dict[str, Counts] = defaultdict(Counts)
+    for row in summaries:
+        sums[row["run"]] += Counts.from_json(row["counts"])
+        watch(sums[row["run"]])
+        yield row
+
+
+def _rows_per_file(images: int) -> int:
+    """Return how many rows go into one file: those that wait for it are labeled again if the job is killed."""
+    return min(ROWS_PER_FILE, max(LEAST_ROWS_PER_FILE, images // 1000))
+
+
+def _rows_per_call(images: int, actors: int, batch_size: int) -> int:
+    """Return how many rows the model's stage takes at once: few of a small run, so that every actor gets its part."""
+    rows = min(ROWS_PER_CALL, max(1, images // (actors * CALLS_PER_ACTOR)))
+    return math.ceil(rows / batch_size) * batch_size
+
+
+def write_sheet(dataset: Dataset, run: Run, outcome: Outcome, metrics: Metrics | None, plan: WorkerPlan) -> None:
+    """Write a run's contact sheet in a task; what goes wrong there is said, and costs nothing else."""
+    facts = (run.judge.categories, vars(outcome.counts), metrics, run.judge.score_threshold)
+    try:
+        in_task(plan, write_contact_sheet, run.folder, dataset, *facts)
+    except Exception as error:
+        console.print(f"the contact sheet could not be written: {error_line(cause_of(error))}")

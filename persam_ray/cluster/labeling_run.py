@@ -1,0 +1,164 @@
+"""A labeling run from its listing to its manifest: what every job does that labels a bucket.
+
+    with label.py's options:  open the output -> load the model -> what is done already? -> label the rest -> add up
+
+The same command goes on where it stopped, and labels only what is new once it is complete.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from persam_ray.cluster import labeling
+from persam_ray.cluster.labeling import Labeled, Labeler
+from persam_ray.cluster.ledger import Ledger, rows_written, take_stock
+from persam_ray.cluster.plan import WorkerPlan, nodes, plan_workers
+from persam_ray.cluster.reading import read_rows
+from persam_ray.cluster.session import session
+from persam_ray.console import console, log_as_json
+from persam_ray.data.dataset import Dataset
+from persam_ray.data.storage import exists, join
+from persam_ray.options.base import LabelingConfig
+from persam_ray.runs.counts import Counts
+from persam_ray.runs.directory import begin, opened
+from persam_ray.runs.lease import Lease
+from persam_ray.runs.manifest import finish
+from persam_ray.runs.outcome import check_complete, check_written
+from persam_ray.runs.summary import summarize
+from persam_ray.stages.judge import JudgeOptions
+from persam_ray.stages.write import Run
+from persam_ray.text import public
+
+SHEET = "report/index.html"
+COMPLETE_WITH_FAILURES = 3
+"""Exit status of a complete run in which some images could not be labeled."""
+
+
+JUDGED_FROM = 100  # images, whether too many fail
+
+
+class TooManyFailuresError(ValueError):
+    """More images fail than the user allows; what is labeled so far is kept."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a job labels with.
+
+    Attributes:
+        make: Returns the labeler; called only where there is something to label.
+        method: Its rows' name.
+        judge: How rows with ground truth are judged.
+        fingerprints: Of the weights and the references, for the manifest.
+        identity: What else decides the predictions, by the option's name.
+        reference_ids: Images whose masks the model has seen.
+        cache_uri: Of its feature cache, if it has one.
+    """
+
+    make: Callable[[], Labeler]
+    method: str
+    judge: JudgeOptions
+    fingerprints: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    reference_ids: frozenset[str] = frozenset()
+    cache_uri: str | None = None
+
+
+def label_dataset(
+    config: LabelingConfig, dataset: Dataset, inputs: Iterable[str], load: Callable[[WorkerPlan], Model]
+) -> int:
+    """Label what has no row yet, and say that all is complete.
+
+    Args:
+        config: The job's options.
+        dataset: All photos.
+        inputs: What the job reads, which must lie apart from its output.
+        load: Loads the model, on the cluster.
+
+    Returns:
+        The exit status: 0, or COMPLETE_WITH_FAILURES.
+
+    Raises:
+        OutputError: The output cannot be gone on with, or does not hold a row for each photo in the end.
+        LeaseError: Another job writes there.
+    """
+    started_s = time.perf_counter()
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    if config.log == "json":
+        log_as_json(run_id)
+    with opened(config.output, inputs, overwrite=config.overwrite) as (output, lease), session():
+        plan = plan_workers(nodes(), config.actors, config.gpus)
+        model = load(plan)
+        lease.check()
+        history = begin(output, _identity(config, dataset, model), run_id)
+        loaded_s = time.perf_counter()
+        ledger = take_stock(dataset, output, plan)
+        _tell(ledger)
+        listed_s = time.perf_counter()
+        run = Run(output, model.method, model.judge, config.min_area_fraction)
+        labeled = _label(ledger, model, run, plan, config, lease)
+        prepare_s = time.perf_counter() - listed_s - labeled.wall_s
+        outcome = ledger.outcome + labeled.outcomes[""]
+        check_complete(outcome.counts, ledger.images + ledger.removed)
+        check_written(outcome.counts, rows_written(output, plan))
+        metrics = outcome.metrics()
+        if ledger.left or not exists(join(output, SHEET)):
+            labeling.write_sheet(dataset, run, outcome, metrics, plan)
+        lease.check()
+        seconds = {"load": loaded_s - started_s, "list": listed_s - loaded_s, "prepare": prepare_s, **labeled.seconds}
+        history[-1] |= ledger.as_dict() | {"label_s": round(labeled.wall_s, 3)}
+        fingerprints = {**model.fingerprints, "feature_cache": vars(labeled.cache_use) if model.cache_uri else None}
+        facts = (config.as_dict(), fingerprints, outcome.counts, metrics, seconds, history)
+        finish(output, *facts)
+    if model.cache_uri:
+        labeled.cache_use.tell(model.cache_uri)
+    summarize(output, outcome.counts, ledger.left, metrics, labeled.wall_s)
+    return COMPLETE_WITH_FAILURES if outcome.counts.failed else 0
+
+
+def _label(ledger: Ledger, model: Model, run: Run, plan: WorkerPlan, config: LabelingConfig, lease: Lease) -> Labeled:
+    if ledger.left == 0:
+        return Labeled.nothing([""])
+
+    def watch(counts: Counts) -> None:
+        lease.check_told()
+        check_failures(ledger.outcome.counts + counts, config.max_failed_fraction)
+
+    rows = read_rows(ledger.dataset, plan, ledger.done)
+    return labeling.label_images(rows, ledger.left, model.make(), {"": run}, plan, model.reference_ids, watch)
+
+
+def check_failures(counts: Counts, max_failed_fraction: float) -> None:
+    """Raise TooManyFailuresError where more than a part of the images fails; judged from the JUDGED_FROMth on."""
+    if counts.images >= JUDGED_FROM and counts.failed > max_failed_fraction * counts.images:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in counts.reasons.items())
+        raise TooManyFailuresError(
+            f"{counts.failed} of the first {counts.images} images failed ({kinds}): more than "
+            f"--max-failed-fraction {max_failed_fraction} allows"
+        )
+
+
+def _identity(config: LabelingConfig, dataset: Dataset, model: Model) -> dict[str, Any]:
+    """Return what two runs of one output must agree in, by the option's name."""
+    return {
+        "--images": public(dataset.uri),
+        "--format": dataset.format,
+        "--annotations": None if config.annotations is None else public(config.annotations),
+        "--min-area-fraction": config.min_area_fraction,
+        **model.identity,
+    }
+
+
+def _tell(ledger: Ledger) -> None:
+    """Say how much is there already; nothing of a new run."""
+    if ledger.done is None:
+        return
+    notes = [f"{ledger.changed} of them changed or unread before"] if ledger.changed else []
+    notes += [f"{ledger.removed} labeled before are gone from --images, their rows stay"] if ledger.removed else []
+    details = f" ({', '.join(notes)})" if notes else ""
+    console.print(f"{ledger.images - ledger.left} of {ledger.images} images are labeled, {ledger.left} to go{details}")

@@ -1,0 +1,95 @@
+"""Ground truth of other formats as ANNOTATION rows: index maps of DeepFashion, polygons and RLE of COCO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from persam_ray.data.schema import annotation_row
+from persam_ray.masks import check_rle, encode_rle, rle_object, tight_box
+from persam_ray.types import BoolArray
+
+
+class BadAnnotationError(ValueError):
+    """The ground truth of an image cannot be used; the message says why, for the row's `error` column."""
+
+
+def from_mask(category: str, mask_hw: BoolArray) -> dict[str, Any]:
+    """Describe a mask (not empty) as an annotation."""
+    x_min, y_min, x_max, y_max = tight_box(mask_hw)
+    return annotation_row(
+        category,
+        encode_rle(mask_hw),
+        bbox_xywh=(x_min, y_min, x_max - x_min, y_max - y_min),
+        area=float(np.count_nonzero(mask_hw)),
+    )
+
+
+def category_mask(annotations: Sequence[Mapping[str, Any]], category: str, size_hw: tuple[int, int]) -> BoolArray:
+    """Return where any instance of a category lies (crowds left out), (h, w) bool.
+
+    Raises:
+        BadAnnotationError: An annotation's mask does not fit the size.
+    """
+    coded = category_rle(annotations, category, size_hw)
+    if coded is None:
+        return np.zeros(size_hw, dtype=np.bool_)
+    return np.asarray(coco_mask.decode(coded), dtype=np.bool_)
+
+
+def category_rle(
+    annotations: Sequence[Mapping[str, Any]], category: str, size_hw: tuple[int, int]
+) -> dict[str, object] | None:
+    """Return the union of a category's instances (crowds left out) in pycocotools' form; None if there is none.
+
+    Raises:
+        BadAnnotationError: An annotation's mask does not fit the size.
+    """
+    masks = [row["rle"] for row in annotations if row["category"] == category and not row.get("iscrowd")]
+    for rle in masks:
+        checked_rle(rle, size_hw, f"annotation of {category!r}")
+    if not masks:
+        return None
+    merged: dict[str, object] = coco_mask.merge([rle_object(rle, size_hw) for rle in masks])
+    return merged
+
+
+def check_truth(row: Mapping[str, Any], size_hw: tuple[int, int]) -> None:
+    """Raise BadAnnotationError unless the annotations of an IMAGES row are valid masks over its photo's own (h, w)."""
+    if row["annotations"] is None:
+        return
+    stated_hw = (row["height"] or size_hw[0], row["width"] or size_hw[1])
+    if stated_hw != size_hw:
+        raise BadAnnotationError(
+            f"the annotations are for an image of {stated_hw[1]} x {stated_hw[0]} pixels, but the photo is "
+            f"{size_hw[1]} x {size_hw[0]}"
+        )
+    for annotation in row["annotations"]:
+        if annotation is None or annotation["category"] is None or annotation["rle"] is None:
+            raise BadAnnotationError(f"an annotation lacks its category or its mask: {annotation!r:.80}")
+        name = f"annotation of {annotation['category']!r}"
+        checked_rle(annotation["rle"], size_hw, name)
+        check_area(annotation["area"], name)
+
+
+def check_area(area: float | None, name: str) -> None:
+    """Raise BadAnnotationError unless an annotation's area is a number of pixels."""
+    if area is not None and not 0 <= area < math.inf:
+        raise BadAnnotationError(f"{name}: `area` must be a number of pixels, at least 0, but is {area}")
+
+
+def checked_rle(rle: str, size_hw: tuple[int, int], name: str) -> str:
+    """Return a run-length string, having checked that it describes a mask of that size.
+
+    Raises:
+        BadAnnotationError: It does not; the message begins with `name`.
+    """
+    try:
+        check_rle(rle, size_hw)
+    except ValueError as error:
+        raise BadAnnotationError(f"{name}: {error}") from error
+    return rle

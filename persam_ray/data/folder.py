@@ -1,0 +1,20 @@
+"""TODO data.folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from persam_ray.data.dataset import Dataset, dataset_of_files, file_key, file_uri
+from persam_ray.data.files import ImageFile
+from persam_ray.images import IMAGE_SUFFIXES
+
+
+def list_folder(uri: str, names: Mapping[str, str]) -> Dataset:
+    """List the image files below a folder or prefix, and count what else lies there."""
+    kept = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    ignored = [file_key(name) for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
+    dataset = dataset_of_files(
+        uri, "folder", [ImageFile(file_key(name), file_uri(uri, name), version=names[name]) for name in kept]
+    )
+    return replace(dataset, ignored=tuple(ignored[:3]), ignored_count=len(ignored))

@@ -1,0 +1,115 @@
+"""TODO data.webdataset."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Self
+
+import pyarrow as pa
+
+from persam_ray.data.dataset import Dataset, file_uri
+from persam_ray.data.schema import READ
+from persam_ray.data.shard import MAX_FILE_BYTES, ROWS_PER_TABLE, TOO_LARGE
+from persam_ray.data.storage import StorageError, filesystem, storage_errors
+from persam_ray.images import IMAGE_SUFFIXES
+
+
+def list_webdataset(uri: str, names: Mapping[str, str]) -> Dataset:
+    """List the tars below a folder or prefix."""
+    kept = [name for name in names if name.lower().endswith(".tar")]
+    shards = tuple(TarShard(name[: -len(".tar")], file_uri(uri, name), version=names[name]) for name in kept)
+    return Dataset(uri, "webdataset", shards, None)
+
+
+@dataclass(frozen=True)
+class TarShard:
+    """One WebDataset tar: members of one sample share their name up to the first dot. It carries no annotations."""
+
+    name: str
+    uri: str
+    kept: frozenset[str] | None = None
+    version: str = ""
+
+    def read(self, *, pixels: bool = True) -> Iterator[pa.Table]:
+        """Yield the rows, streaming through the tar once."""
+        rows: list[dict[str, Any]] = []
+        for image_id, read in self._members():
+            row = {"image_id": image_id, "version": self.version}
+            rows.append(row | (read() if pixels else {}))  # at once: the tar is a stream
+            if len(rows) == ROWS_PER_TABLE:
+                yield pa.Table.from_pylist(rows, schema=READ)
+                rows = []
+        if rows:
+            yield pa.Table.from_pylist(rows, schema=READ)
+
+    def image_ids(self) -> Iterator[str]:
+        """Yield the keys; a tar has no index, so its headers are walked."""
+        return (image_id for image_id, _ in self._members())
+
+    def versions(self) -> Iterator[tuple[str, str]]:
+        """Yield each key with the tar's version."""
+        return ((image_id, self.version) for image_id in self.image_ids())
+
+    def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
+        """Yield nothing."""
+        return iter(())
+
+    def find(self, image_id: str) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
+        """Return None: there are no annotations to look at."""
+        return None
+
+    def only(self, image_ids: Set[str]) -> Self:
+        """Return the shard reduced to these keys; the tar is read whole all the same."""
+        return replace(self, kept=frozenset(image_ids))
+
+    def _members(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+        """Yield the key of each photo and what reads the rest of its row."""
+        fs, path = filesystem(self.uri)
+        with (
+            self._tar_errors(),
+            fs.open(path, "rb") as raw,
+            # what is not UTF-8 in a name becomes an escape: Arrow's strings are UTF-8
+            tarfile.open(fileobj=raw, mode="r|*", tarinfo=_WholeTar, errors="backslashreplace") as tar,
+        ):
+            for member in tar:
+                folder, _, file_name = member.name.rpartition("/")
+                stem, _, suffix = file_name.partition(".")
+                is_photo = f".{suffix.lower()}" in IMAGE_SUFFIXES and not (member.isdir() or member.isdev())
+                image_id = f"{self.name}/{folder}/{stem}" if folder else f"{self.name}/{stem}"
+                if is_photo and (self.kept is None or image_id in self.kept):
+                    yield image_id, partial(self._content, tar, member)
+
+    def _content(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
+        if not member.isfile():
+            return {"image": b"", "error": "a link to another member of the tar, which is read once and in order"}
+        if member.size > MAX_FILE_BYTES:  # a sparse or compressed one takes a few bytes of the tar
+            return {"image": b"", "error": TOO_LARGE}
+        with self._tar_errors():
+            file = tar.extractfile(member)
+            assert file is not None
+            return {"image": file.read()}
+
+    @contextmanager
+    def _tar_errors(self) -> Iterator[None]:
+        with storage_errors(self.uri):
+            try:
+                yield
+            except tarfile.TarError as error:
+                raise StorageError(f"{self.uri}: not a readable tar ({error})") from error
+
+
+class _WholeTar(tarfile.TarInfo):
+    """Headers of a tar that must be whole: tarfile takes a damaged one for the end, which would lose photos unseen."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf.count(0) == tarfile.BLOCKSIZE:  # the mark of the end
+                raise
+            raise tarfile.ReadError(f"{error}, before the end of the archive") from error

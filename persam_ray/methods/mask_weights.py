@@ -1,0 +1,129 @@
+"""TODO methods.mask_weights."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+STEPS = 1000
+
+
+LEARNING_RATE = 1e-3
+
+
+ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY = (0.9, 0.999), 1e-4, 0.01
+
+
+FOCAL_ALPHA = 0.25
+
+
+LEAST_PROBABILITY = 1e-12
+"""Its cube is still a normal float32: denormal ones made the fit twice as slow on confident logits."""
+
+
+FIT_PIXELS = 2**19
+"""References of more pixels are averaged in square blocks for the fit. Logits come from a 256 x 256 grid, so a block
+holds little more than one value: the weights move by less than 1e-3 (measured in tests), and a fit stays under 2 s."""
+
+
+class ScaleMixingLoss:
+    """Dice + focal loss of one reference as a function of the two free mask weights, with its gradient in closed form.
+
+    The mixed logit of a pixel is z = l0 + w1 (l1 - l0) + w2 (l2 - l0). With the error margin s = z off the target and
+    -z on it, q = sigmoid(s) is the probability given to the wrong answer, and both losses are sums over q alone:
+
+        dice  = 1 - (2 sum_on(1 - q) + 1) / (sum_on(1 - q) + sum_off(q) + |on| + 1)        (smoothing 1)
+        focal = mean(alpha_t q^2 softplus(s)),  d focal / ds = alpha_t q^2 (q + 2 (1 - q) softplus(s)) / n
+
+    Args:
+        logits_khw: The three scales' logits over the reference's own pixels.
+        mask_hw: bool, the truth.
+    """
+
+    def __init__(self, logits_khw: Tensor, mask_hw: Tensor) -> None:
+        block = math.ceil(math.sqrt(mask_hw.numel() / FIT_PIXELS))
+        logits_kp = _block_means(logits_khw, block)
+        on_p = _block_means(mask_hw[None].float(), block)[0]
+        count_p = _block_means(torch.ones_like(mask_hw, dtype=torch.float32)[None], block, total=True)[0]
+        self.device = logits_khw.device
+        self.pixels = mask_hw.numel()
+        self.on_pixels = float(mask_hw.sum())
+        self._on = _Margins.of(-logits_kp, count_p * on_p)
+        self._off = _Margins.of(logits_kp, count_p * (1 - on_p))
+
+    def gradient(self, weights_2: Tensor) -> Tensor:
+        """Return the derivative (2) of the loss by the two free weights."""
+        wrong_on, slope_on_2, focal_on_2 = self._on.sums(weights_2)
+        wrong_off, slope_off_2, focal_off_2 = self._off.sums(weights_2)
+        hit = self.on_pixels - wrong_on  # sum over the target of the probability given to it
+        numerator, denominator = 2 * hit + 1, hit + wrong_off + self.on_pixels + 1
+        # On the target dp/dw = -dq/dw; off it dp/dw = dq/dw.
+        dice_2 = 2 * slope_on_2 / denominator + numerator * (slope_off_2 - slope_on_2) / denominator**2
+        focal_2 = FOCAL_ALPHA * focal_on_2 + (1 - FOCAL_ALPHA) * focal_off_2
+        return dice_2 + focal_2 / self.pixels
+
+
+@dataclass(frozen=True)
+class _Margins:
+    """Error margins s = base + w @ free of the pixels on (or off) the target, and how much each of them counts.
+
+    Pixels lie along the contiguous axis and every step writes into the same buffers: both are worth a factor of 7.
+    """
+
+    base_p: Tensor
+    free_2p: Tensor
+    counted_3p: Tensor  # pixel count, and count * free: what q and its derivatives are summed with
+    terms_3p: Tensor
+    right_p: Tensor
+
+    @classmethod
+    def of(cls, signed_logits_kp: Tensor, count_p: Tensor) -> "_Margins":
+        logits_kp, count_p = signed_logits_kp[:, count_p > 0], count_p[count_p > 0]
+        free_2p = logits_kp[1:] - logits_kp[0]
+        counted_3p = torch.cat([count_p[None], count_p * free_2p])
+        return cls(logits_kp[0].clone(), free_2p, counted_3p, torch.empty_like(counted_3p), torch.empty_like(count_p))
+
+    def sums(self, weights_2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return sum(q), d sum(q) / dw (2) and the sum of the focal loss's derivative by w (2), without alpha."""
+        wrong_p, slope_p, focal_p = self.terms_3p
+        right_p = self.right_p
+        torch.addmv(self.base_p, self.free_2p.t(), weights_2, out=wrong_p).sigmoid_().clamp_min_(LEAST_PROBABILITY)
+        torch.sub(1, wrong_p, out=right_p).clamp_min_(LEAST_PROBABILITY)
+        torch.mul(wrong_p, right_p, out=slope_p)
+        torch.log(right_p, out=focal_p).mul_(right_p)  # -(1 - q) softplus(s)
+        torch.sub(wrong_p, focal_p, alpha=2, out=focal_p).mul_(wrong_p).mul_(wrong_p)
+        sums_33 = self.terms_3p @ self.counted_3p.t()
+        return sums_33[0, 0], sums_33[1, 1:], sums_33[2, 1:]
+
+
+def _block_means(maps_khw: Tensor, block: int, *, total: bool = False) -> Tensor:
+    """Average (or add up) each map over blocks of block x block pixels, flattened; blocks at the edge are smaller."""
+    if block == 1:
+        return maps_khw.flatten(1)
+    padded = F.pad(maps_khw, (0, -maps_khw.shape[2] % block, 0, -maps_khw.shape[1] % block))
+    sums = F.avg_pool2d(padded, block, divisor_override=1).flatten(1)
+    return sums if total else sums / _block_means(torch.ones_like(maps_khw[:1]), block, total=True)
+
+
+@torch.inference_mode()
+def fit_mask_weights(losses: Sequence[ScaleMixingLoss]) -> Tensor:
+    """Fit the weights (3) of the mask scales: AdamW from 1/3 each, 1,000 steps, cosine schedule to 0.
+
+    The weights are free: they sum to 1 but may be negative or above 1. The optimiser is written out because a step
+    costs 0.2 ms in `torch.optim`, as much as the loss itself on a small photo.
+    """
+    weights_2 = torch.full((2,), 1 / 3, device=losses[0].device)
+    momentum_2, variance_2 = torch.zeros_like(weights_2), torch.zeros_like(weights_2)
+    beta_1, beta_2 = ADAM_BETAS
+    for step in range(STEPS):
+        rate = LEARNING_RATE * (1 + math.cos(math.pi * step / STEPS)) / 2
+        gradient_2 = torch.stack([loss.gradient(weights_2) for loss in losses]).mean(dim=0)
+        momentum_2.lerp_(gradient_2, 1 - beta_1)
+        variance_2.mul_(beta_2).addcmul_(gradient_2, gradient_2, value=1 - beta_2)
+        deviation_2 = (variance_2 / (1 - beta_2 ** (step + 1))).sqrt_() + ADAM_EPS
+        weights_2.mul_(1 - rate * WEIGHT_DECAY)
+        weights_2.addcdiv_(momentum_2, deviation_2, value=-rate / (1 - beta_1 ** (step + 1)))
+    return torch.cat([1 - weights_2.sum(dim=0, keepdim=True), weights_2])

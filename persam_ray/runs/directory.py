@@ -1,0 +1,149 @@
+"""A run directory: run.json first, which says what is run; predictions/, matches/; manifest.json last: all is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from persam_ray.data.storage import (
+    absolute,
+    check_writable,
+    exists,
+    join,
+    list_files,
+    read_json,
+    remove,
+    within,
+    write_json,
+)
+from persam_ray.runs.lease import Lease
+from persam_ray.runs.parts import PREDICTIONS_FOLDER
+
+RUN = "run.json"
+SHOWN = 5  # values of a list, in messages
+
+OWN_FILES = re.compile(
+    r"((training|mask_rcnn|mask_rcnn_filtered|persam|persam_f|persam_f_filtered)/)?"  # the benchmark's
+    r"((manifest|metrics|training|benchmark|run)\.json|(mask_rcnn|compact_sam)\.safetensors|report/index\.html"
+    r"|((predictions|matches|scenes)/)?part-[0-9a-f]{16}\.parquet|checkpoints/(checkpoint_.+/state\.pt|[^/]+\.json))"
+)
+"""What the jobs write below their output, and so what `--overwrite` may remove."""
+
+
+class OutputError(ValueError):
+    """The output is already in use; the message says by what."""
+
+
+def prepare(output: str, inputs: Iterable[str], *, overwrite: bool, resume: bool = False) -> str:
+    """Make sure that a run can be written, before any work, and return its URI, absolute if it is a path.
+
+    Args:
+        output: The run directory.
+        inputs: What the job reads: none of it may lie in the output, nor the output in it.
+        overwrite: Remove an earlier run's files; files that no run writes are never removed.
+        resume: Leave an earlier run's files, to go on with them.
+
+    Raises:
+        OutputError: Something is there already, or the output and an input lie within each other.
+        StorageError: It cannot be written.
+    """
+    output, existing = _check(output, inputs)
+    if resume:
+        return output
+    if existing and not overwrite:
+        raise OutputError(
+            f"--output {output}: holds {len(existing)} files already ({existing[0]}, ...); use --overwrite"
+        )
+    for name in sorted(existing, key=lambda name: name != RUN):  # first what says that a run can be gone on with
+        remove(join(output, name))
+    return output
+
+
+def _check(output: str, inputs: Iterable[str]) -> tuple[str, list[str]]:
+    """Return the absolute URI of an output that a run can be written to, and the files of earlier runs there."""
+    output = absolute(output).rstrip("/") or "/"
+    for uri in map(absolute, inputs):
+        if within(uri, output) or within(output, uri):
+            raise OutputError(f"--output {output}: must not lie within {uri}, which is read, nor the other way round")
+    check_writable(output)
+    existing = list_files(output)
+    foreign = [name for name in existing if not OWN_FILES.fullmatch(name)]
+    if foreign:
+        raise OutputError(f"--output {output}: holds files that no run writes ({foreign[0]}, ...); choose another")
+    return output, existing
+
+
+@contextmanager
+def opened(output: str, inputs: Iterable[str], *, overwrite: bool) -> Iterator[tuple[str, Lease]]:
+    """Hold a run directory for one job, to begin or to go on with a run.
+
+    Args:
+        output: The run directory.
+        inputs: As for `prepare`.
+        overwrite: Remove an earlier run's files.
+
+    Yields:
+        Its absolute URI, and the lease.
+
+    Raises:
+        OutputError: As for `prepare`; files of a run that cannot be gone on with are there.
+        LeaseError: Another job writes there.
+        StorageError: It cannot be written.
+    """
+    output, _ = _check(output, inputs)
+    with Lease(output) as lease:
+        resume = not overwrite and exists(join(output, RUN))
+        yield prepare(output, inputs, overwrite=overwrite, resume=resume), lease
+
+
+def begin(output: str, identity: Mapping[str, Any], run_id: str) -> list[dict[str, Any]]:
+    """Write run.json, which says what is run here, and take away the manifest until the run is complete.
+
+    Args:
+        output: The run directory.
+        identity: What decides the predictions, by the option's name; two runs of one directory agree in all of it.
+        run_id: Of this run.
+
+    Returns:
+        The runs so far, this one last, each with its `run_id` and `started` (UTC); complete ones have their counts.
+
+    Raises:
+        OutputError: Runs of another identity have labeled something there; the message says in what they differ.
+    """
+    identity = json.loads(json.dumps(identity))
+    uri = join(output, RUN)
+    found: Any = read_json(uri) if exists(uri) else {"identity": identity, "runs": []}
+    is_ours = (
+        isinstance(found, dict) and isinstance(found.get("identity"), dict) and isinstance(found.get("runs"), list)
+    )
+    if not is_ours:
+        raise OutputError(f"--output {output}: its run.json is damaged; use --overwrite, or another output")
+    if differing := [name for name, value in identity.items() if found["identity"].get(name) != value]:
+        _check_differing(output, found["identity"], identity, differing[0])
+        found = {"identity": identity, "runs": []}
+    runs = [*found["runs"], {"run_id": run_id, "started": utc_now()}]
+    write_json(uri, {"identity": identity, "runs": runs})
+    remove(join(output, "manifest.json"))
+    return runs
+
+
+def _check_differing(output: str, there: Mapping[str, Any], identity: Mapping[str, Any], name: str) -> None:
+    """Raise OutputError where the other runs have labeled anything; if they failed before that, they bind nobody."""
+    predictions = join(output, PREDICTIONS_FOLDER)
+    if not (exists(predictions) and list_files(predictions)):
+        return
+    value = identity[name]
+    is_short = isinstance(value, str | float) or (isinstance(value, list) and len(value) <= SHOWN)
+    differ = f"was {there.get(name)}, and now is {value}" if is_short else "differ"
+    raise OutputError(
+        f"--output {output}: holds a run whose {name} {differ}; give the same, another --output, or --overwrite"
+    )
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,134 @@
+"""Part files: `predictions/part-*.parquet` of a run directory, each whole in itself.
+
+A part's name follows from its keys, so that a retried task writes the same file again, and its footer says what its
+rows came to: whoever goes on with a run reads keys, versions and footers, no masks.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from persam_ray.data.parquet import open_parquet
+from persam_ray.data.schema import PREDICTIONS
+from persam_ray.data.storage import StorageError, join, remove, storage_errors, write_parquet
+from persam_ray.keys import image_key, version_key
+from persam_ray.runs.counts import Counts
+
+PREDICTIONS_FOLDER = "predictions"
+MATCHES_FOLDER = "matches"
+
+COUNTS = b"persam_ray.counts"
+JUDGED = b"persam_ray.judged"
+
+
+def part_name(table: pa.Table) -> str:
+    """Return a file's name that follows from a table's keys, in any order."""
+    keys = "\0".join(sorted(table["image_id"].to_pylist()))
+    return f"part-{hashlib.blake2b(keys.encode(), digest_size=8).hexdigest()}.parquet"
+
+
+def write_part(run: str, table: pa.Table, judged: bytes | None) -> Counts:
+    """Write PREDICTIONS rows as a part of a run.
+
+    Args:
+        run: URI of the run directory.
+        table: The rows.
+        judged: The packed summary of those that have ground truth; None where none has.
+
+    Returns:
+        What the rows came to.
+    """
+    counts = Counts.of(table)
+    footer = {COUNTS: counts.to_json().encode()} | ({} if judged is None else {JUDGED: base64.b64encode(judged)})
+    write_parquet(join(run, PREDICTIONS_FOLDER, part_name(table)), table.replace_schema_metadata(footer))
+    return counts
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a part holds, without its masks.
+
+    Attributes:
+        name: Of the file.
+        keys: image_key of each row.
+        versions: `version_key` of each row.
+        counts: What the rows came to.
+        judged: Their packed summary; None where none has ground truth.
+    """
+
+    name: str
+    keys: npt.NDArray[np.uint64]
+    versions: npt.NDArray[np.uint64]
+    counts: Counts
+    judged: bytes | None
+
+
+def read_part(run: str, name: str) -> Part:
+    """Read a part's keys, versions and footer.
+
+    Raises:
+        StorageError: It cannot be read, or no run wrote it.
+    """
+    uri = join(run, PREDICTIONS_FOLDER, name)
+    with storage_errors(uri), open_parquet(uri) as file:
+        footer = file.schema_arrow.metadata or {}
+        if COUNTS not in footer or "version" not in file.schema_arrow.names:
+            raise StorageError(f"{uri}: was written by an earlier release, whose runs cannot be gone on with")
+        table = file.read(["image_id", "version"])
+    judged = base64.b64decode(footer[JUDGED]) if JUDGED in footer else None
+    versions = {version: version_key(version) for version in table["version"].unique().to_pylist()}
+    return Part(
+        name,
+        np.fromiter(map(image_key, table["image_id"].to_pylist()), np.uint64, len(table)),
+        np.fromiter(map(versions.__getitem__, table["version"].to_pylist()), np.uint64, len(table)),
+        Counts.from_json(footer[COUNTS]),
+        judged,
+    )
+
+
+def read_parts(run: str, names: Sequence[str]) -> list[Part]:
+    """Read several."""
+    return [read_part(run, name) for name in names]
+
+
+def count_rows(run: str, names: Sequence[str]) -> int:
+    """Return the number of rows in some parts; only the ends of the files are read."""
+    total = 0
+    for name in names:
+        uri = join(run, PREDICTIONS_FOLDER, name)
+        with storage_errors(uri), open_parquet(uri) as file:
+            total += file.metadata.num_rows
+    return total
+
+
+def drop_rows(run: str, name: str, keys: npt.NDArray[np.uint64] | None) -> Counts:
+    """Take rows out of a part; what is left becomes a part of its own, without judgement, then the old one goes.
+
+    Args:
+        run: URI of the run directory.
+        name: Of the part.
+        keys: image_key of the rows to drop; None for all.
+
+    Returns:
+        What the rows that are left come to.
+    """
+    uri = join(run, PREDICTIONS_FOLDER, name)
+    counts = Counts()
+    if keys is not None:
+        dropped = set(keys.tolist())
+        with storage_errors(uri), open_parquet(uri) as file:
+            table = file.read(PREDICTIONS.names)
+        keys_of_rows = map(image_key, table["image_id"].to_pylist())
+        kept = table.filter(pa.array([key not in dropped for key in keys_of_rows]))
+        if len(kept):
+            counts = write_part(run, kept, None)
+    remove(join(run, MATCHES_FOLDER, name))
+    remove(uri)
+    return counts

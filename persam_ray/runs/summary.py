@@ -1,0 +1,39 @@
+"""TODO runs.summary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from persam_ray.console import clock, console
+from persam_ray.text import public
+
+if TYPE_CHECKING:
+    from persam_ray.metrics.scores import Metrics
+    from persam_ray.runs.counts import Counts
+
+
+def summarize(output: str, counts: Counts, labeled: int, metrics: Metrics | None, label_s: float) -> None:
+    """Close with a few lines: what was done, what failed and why, how well, where it lies.
+
+    Args:
+        output: The run directory.
+        counts: Of all rows there.
+        labeled: How many of them this run has made.
+        metrics: Where there is ground truth.
+        label_s: Seconds that labeling took.
+    """
+    if console.run_id is not None:
+        found = None if metrics is None else metrics.categories
+        console.event(
+            "done", **vars(counts), labeled=labeled, seconds=round(label_s, 3), metrics=found, output=public(output)
+        )
+        return
+    if labeled:
+        console.print(f"{labeled} images in {clock(label_s)} ({labeled / label_s:.1f} images/s)")
+    console.print(f"{counts.images} rows: {counts.ok} ok with {counts.instances} instances, {counts.failed} failed")
+    for reason, number in sorted(counts.reasons.items(), key=lambda item: -item[1]):
+        console.print(f"  {number} failed: {reason}")
+    for category, values in metrics.categories.items() if metrics else ():
+        if values["miou"] is not None:
+            console.print(f"{category}: mIoU {values['miou']:.3f}, AP50 {values['ap50']:.3f}")
+    console.print(f"results: {output}")

@@ -1,0 +1,68 @@
+"""TODO stages.decode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from persam_ray.data.annotations import BadAnnotationError, check_truth
+from persam_ray.images import BadImageError, decode_photo, resize_photo
+from persam_ray.stages.progress import Report, nowhere
+from persam_ray.stages.tables import PIXELS
+
+
+@dataclass(frozen=True)
+class DecodeImages:
+    """Bytes to pixels of the model frame; a row that cannot be decoded keeps going with its `error`.
+
+    Attributes:
+        frame_hw: Returns the size at which the model takes a photo of some size (h, w).
+        report: Where the seconds go.
+    """
+
+    frame_hw: Callable[[tuple[int, int]], tuple[int, int]]
+    report: Report = nowhere
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Turn READ rows into PIXELS rows."""
+        started_s = time.perf_counter()
+        decoded = self._decoded(table)
+        self.report(0, 0, {"decode": time.perf_counter() - started_s})
+        return decoded
+
+    def _decoded(self, table: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([self._decode(row) for row in _rows(table)], schema=PIXELS)
+
+    def _decode(self, row: dict[str, Any]) -> dict[str, Any]:
+        decoded: dict[str, Any] = {
+            "image_id": row["image_id"],
+            "annotations": row["annotations"],
+            "error": row["error"],
+            "version": row["version"],
+        }
+        if row["error"] is None:
+            try:
+                photo = decode_photo(row["image"] or b"")
+                size_hw = photo.height, photo.width
+                decoded |= {"height": photo.height, "width": photo.width}
+                check_truth(row, size_hw)
+                resized = resize_photo(photo, self.frame_hw(size_hw))
+            except (BadImageError, BadAnnotationError) as error:
+                decoded["error"] = str(error)
+            else:
+                decoded |= {
+                    "pixels": resized.tobytes(),
+                    "pixels_height": resized.shape[0],
+                    "pixels_width": resized.shape[1],
+                }
+        return decoded
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Walk a table's rows as plain values, one photo in Python's memory at a time."""
+    for batch in table.to_batches(max_chunksize=1):
+        yield batch.to_pylist()[0]

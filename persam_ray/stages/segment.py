@@ -1,0 +1,215 @@
+"""The stages that hold a model: PIXELS rows in, LABELED rows out, one for each photo and method; no ray here.
+
+A photo's pixels end here; a few KB of run-length strings go on. One SAM serves several methods and categories: it
+encodes each photo once, or finds its features in a cache.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from persam_ray.compute.host_memory import keep_freed_memory
+from persam_ray.compute.model_libraries import load_libraries
+from persam_ray.data.schema import instance_row
+from persam_ray.stages.feature_cache import CachedEncoder
+from persam_ray.stages.progress import Report
+from persam_ray.stages.rows import Photo, labeled, pixels_of, split
+from persam_ray.stages.targets import SegmentOptions, load_sam, on_device
+from persam_ray.types import ByteArray
+
+if TYPE_CHECKING:
+    import torch
+
+    from persam_ray.methods.answers import PendingMasks
+    from persam_ray.sam.model import Sam
+    from persam_ray.types import Checkpoint, Frame, Target
+
+
+ItemT = TypeVar("ItemT")
+
+PROMPTS_AT_ONCE = 16
+"""Prompts that are decoded together, over all photos and targets of a batch: about 25 MB each at 1024 pixels."""
+
+
+class SegmentStage(Protocol):
+    """What an actor does to a table."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Turn PIXELS rows into LABELED rows."""
+        ...
+
+
+class SegmentWithPersam:
+    """Holds SAM and the targets; each image is encoded once, then every method and category is decoded on its features.
+
+    Made at once, while the targets may still be in the making; the first call waits for them, and raises what went
+    wrong with them.
+
+    Args:
+        load: Returns the checkpoint, and the targets of each method by its name (from the object store, where all
+            actors share them).
+        options: How to segment.
+        report: Where progress goes.
+    """
+
+    _sam: Sam
+    _targets: Mapping[str, Sequence[Target]]
+    _batch_size: int
+    _cached: CachedEncoder | None = None
+
+    def __init__(
+        self,
+        load: Callable[[], tuple[Checkpoint, Mapping[str, Sequence[Target]]]],
+        options: SegmentOptions,
+        report: Report,
+    ) -> None:
+        keep_freed_memory()
+        load_libraries()  # seconds, in which the targets are made elsewhere
+        self._load: Callable[[], tuple[Checkpoint, Mapping[str, Sequence[Target]]]] | None = load
+        self._options = options
+        self._report = report
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Turn PIXELS rows into LABELED rows, in the same order within each method."""
+        self._begin()
+        failed, usable = split(table, self._report)
+        rows = {method: failed | {photo.index: photo.row() for photo in usable} for method in self._targets}
+        seconds: defaultdict[str, float] = defaultdict(float)
+        questions = self._questions(usable, [pixels_of(table, photo.index) for photo in usable])
+        for question in _ahead(questions, self._questions_ahead):
+            started_s = time.perf_counter()
+            for photo, instances in zip(question.photos, question.answered(), strict=True):
+                rows[question.method][photo.index]["instances"] += instances
+            for step, spent_s in question.seconds.items():
+                seconds[step] += spent_s
+            seconds[question.method] += time.perf_counter() - started_s
+            if question.is_last:
+                self._report(len(question.photos), 0, dict(seconds))
+                seconds.clear()
+        return labeled(table, rows)
+
+    def _begin(self) -> None:
+        """Build SAM, once."""
+        if self._load is None:
+            return
+        checkpoint, targets = self._load()
+        self._sam = load_sam(checkpoint, self._options)
+        self._batch_size = self._options.batch_size
+        if self._options.fits_memory:
+            from persam_ray.sam.memory import images_that_fit
+
+            self._batch_size = images_that_fit(self._sam, self._batch_size)
+        self._targets = {
+            method: [on_device(target, self._sam.device) for target in own] for method, own in targets.items()
+        }
+        if self._options.cache is not None:
+            self._cached = CachedEncoder(self._sam, checkpoint.fingerprint, self._options.cache)
+        self._load = None
+
+    def _encoders(
+        self, photos: Sequence[Photo], pixels: Sequence[ByteArray]
+    ) -> Iterator[tuple[Sequence[Photo], Callable[[], torch.Tensor]]]:
+        """Yield each batch and what returns its features; behind the last one the cache has all that is new."""
+        size = self._batch_size
+        batches = [slice(start, start + size) for start in range(0, len(photos), size)]
+        if self._cached is None:
+            yield from ((photos[batch], partial(self._sam.encode, pixels[batch])) for batch in batches)
+            return
+        asked = self._cached.ask(pixels)
+        for batch in batches:
+            yield photos[batch], partial(self._cached.encode, pixels[batch], asked[batch])
+        started_s = time.perf_counter()
+        counts = self._cached.settle()
+        self._report(0, 0, counts | {"encode": time.perf_counter() - started_s})
+
+    @property
+    def _questions_ahead(self) -> int:
+        """How many questions are asked before the first one's answer is taken: a GPU works while masks are encoded.
+
+        None where the seconds of several methods are told apart, or features come from a cache or go there: both wait.
+        """
+        return int(self._sam.device.type == "cuda" and len(self._targets) == 1 and self._cached is None)
+
+    def _questions(self, photos: Sequence[Photo], pixels: Sequence[ByteArray]) -> Iterator[_Question]:
+        """Ask for every method's targets in every batch of photos, some targets at a time, in this order."""
+        for batch, encode in self._encoders(photos, pixels):
+            started_s = time.perf_counter()
+            features_bchw = encode()
+            if self._sam.device.type == "cuda" and len(self._targets) > 1:
+                self._wait()  # else the first method's clock would run while the encoder works
+            seconds = {"encode": time.perf_counter() - started_s}
+            frames = [self._sam.frame(photo.size_hw) for photo in batch]
+            at_once = max(1, PROMPTS_AT_ONCE // len(batch))
+            parts = [
+                (method, targets[start : start + at_once])
+                for method, targets in self._targets.items()
+                for start in range(0, len(targets), at_once)
+            ]
+            for number, (method, some) in enumerate(parts, start=1):
+                started_s = time.perf_counter()
+                masks = self._segment(features_bchw, frames, some)
+                seconds[method] = time.perf_counter() - started_s
+                yield _Question(batch, method, some, masks, seconds, is_last=number == len(parts))
+                seconds = {}
+
+    def _wait(self) -> None:
+        import torch
+
+        torch.cuda.synchronize(self._sam.device)
+
+    def _segment(self, features_bchw: torch.Tensor, frames: Sequence[Frame], targets: Sequence[Target]) -> PendingMasks:
+        from persam_ray.methods import persam, persam_f
+
+        if targets[0].mask_weights_3 is None:
+            return persam.segment(self._sam, features_bchw, frames, targets, self._options.guidance)
+        return persam_f.segment_f(self._sam, features_bchw, frames, targets)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Some targets of a method, asked for in a batch of photos.
+
+    Attributes:
+        photos: The batch.
+        method: Whose targets.
+        targets: Which.
+        masks: The answers, on their way.
+        seconds: That asking took, by step.
+        is_last: Of its batch.
+    """
+
+    photos: Sequence[Photo]
+    method: str
+    targets: Sequence[Target]
+    masks: PendingMasks
+    seconds: Mapping[str, float]
+    is_last: bool
+
+    def answered(self) -> list[list[dict[str, Any]]]:
+        """Return each photo's instances, in the order of the targets, their masks encoded."""
+        from persam_ray.methods.answers import to_instance
+
+        named = [zip(raws, self.targets, strict=True) for raws in self.masks.wait()]
+        return [
+            [instance_row(to_instance(raw, target.category)) for raw, target in own if raw is not None] for own in named
+        ]
+
+
+def _ahead(items: Iterator[ItemT], count: int) -> Iterator[ItemT]:
+    """Yield items in their order, each when so many further ones have been made."""
+    made: deque[ItemT] = deque()
+    for item in items:
+        made.append(item)
+        if len(made) > count:
+            yield made.popleft()
+    yield from made
+
+
+# --- Mask R-CNN ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,128 @@
+"""The stages of a job around the model: tables in, tables out, for Ray Data's map_batches; no ray here.
+
+READ rows (16 photos, 1 to 64 MB)
+  -> DecodeImages        CPU tasks: bytes -> upright RGB -> resized pixels (0.8 MB at 512, 3 MB at 1024)
+  -> model_stages.py     actors: pixels end here, a few KB of run-length strings go on, a row for each photo and method
+  -> WritePredictions    CPU tasks: a Parquet file per call and run directory, one small summary row of each goes on
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from persam_ray.data.schema import IMAGES, PREDICTIONS, mask_fields
+from persam_ray.data.storage import join, write_parquet
+from persam_ray.masks import decode_rle, drop_small_components
+from persam_ray.metrics.summary import pack
+from persam_ray.runs.counts import Counts
+from persam_ray.runs.parts import MATCHES_FOLDER, part_name, write_part
+from persam_ray.stages.judge import JudgeOptions, judge_rows
+from persam_ray.stages.progress import Report, nowhere
+from persam_ray.stages.tables import LABELED, SUMMARY, WRITTEN
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory among those that a pass over the images writes.
+
+    Attributes:
+        folder: URI of the run directory.
+        method: Which rows it takes.
+        judge: How rows with ground truth are judged.
+        min_area_fraction: Connected parts of a mask under this part of the image are dropped.
+    """
+
+    folder: str
+    method: str
+    judge: JudgeOptions
+    min_area_fraction: float = 0.0
+
+
+@dataclass(frozen=True)
+class WritePredictions:
+    """Writes the rows of each run as Parquet files, named after their keys: a retried task writes the same files again.
+
+    Attributes:
+        runs: Where to, by name.
+        reference_ids: Keys that are not judged: the method has seen their masks.
+        report: Where the seconds go.
+    """
+
+    runs: Mapping[str, Run]
+    reference_ids: frozenset[str] = frozenset()
+    report: Report = nowhere
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Write LABELED rows and return a SUMMARY row for each run; `judged` is null where no row has ground truth."""
+        started_s = time.perf_counter()
+        summaries = []
+        for name, run in self.runs.items():
+            own = table.filter(pc.equal(table["method"], run.method))
+            is_read = pc.is_valid(own["version"])
+            # What could not be read is tried again by the next run, and its file goes then: it has one of its own.
+            for rows in (own.filter(is_read), own.filter(pc.invert(is_read))):
+                if len(rows):
+                    counts, judged = self._write(rows, run)
+                    summaries.append({"run": name, "counts": counts.to_json(), "judged": judged})
+        self.report(0, 0, {"write": time.perf_counter() - started_s})
+        return pa.Table.from_pylist(summaries, schema=SUMMARY)
+
+    def _write(self, table: pa.Table, run: Run) -> tuple[Counts, bytes | None]:
+        if run.min_area_fraction:
+            rows = [without_small_parts(row, run.min_area_fraction) for row in table.to_pylist()]
+            table = pa.Table.from_pylist(rows, schema=LABELED)
+        annotated = [row for row in table.drop(["error", "method"]).to_pylist() if self._is_judged(row)]
+        judged = None
+        if annotated:
+            summary, matches = judge_rows(annotated, run.judge)
+            judged = pack(summary)
+            write_parquet(join(run.folder, MATCHES_FOLDER, part_name(table)), matches)
+        return write_part(run.folder, table.select(PREDICTIONS.names).cast(PREDICTIONS), judged), judged
+
+    def _is_judged(self, row: Mapping[str, Any]) -> bool:
+        """A photo that failed is not: it was never compared, and the summary counts it."""
+        return row["annotations"] is not None and row["status"] == "ok" and row["image_id"] not in self.reference_ids
+
+
+def without_small_parts(row: Mapping[str, Any], min_area_fraction: float) -> dict[str, Any]:
+    """Return a row of predictions without the connected parts of its masks under a fraction of the image."""
+    size_hw = (row["height"], row["width"])
+    instances = []
+    for instance in row["instances"]:
+        mask_hw = drop_small_components(decode_rle(instance["rle"], size_hw), min_area_fraction)
+        if mask_hw.any():
+            instances.append(instance | mask_fields(mask_hw))
+    return {**row, "instances": instances}
+
+
+ROWS_PER_GROUP = 32  # so that a reader of 4 MB photos needs 128 MB, not the whole file
+
+
+@dataclass(frozen=True)
+class WriteImages:
+    """Writes each table of READ rows as one Parquet shard of IMAGES rows.
+
+    Attributes:
+        folder: URI to write below.
+        report: Where progress goes.
+    """
+
+    folder: str
+    report: Report
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Write the rows and return one WRITTEN row; what could not be read of a row is null in it."""
+        images = table.select(IMAGES.names).cast(IMAGES)
+        name = part_name(table)
+        # photos are compressed already
+        write_parquet(join(self.folder, name), images, compression="none", row_group_size=ROWS_PER_GROUP)
+        errors = table.select(["image_id", "error"]).to_pylist()
+        problems = [f"{row['image_id']}: {row['error']}" for row in errors if row["error"]]
+        self.report(len(table), len(problems), {})
+        return pa.Table.from_pylist([{"images": len(table), "problems": problems}], schema=WRITTEN)

@@ -1,0 +1,58 @@
+"""Annotated rows as examples that Mask R-CNN learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from persam_ray.data.annotations import BadAnnotationError, check_truth
+from persam_ray.images import BadImageError, decode_image
+from persam_ray.mask_rcnn.examples import Example
+from persam_ray.masks import components, decode_rle, drop_small_components
+from persam_ray.types import BoolArray, Objects
+
+LEAST_FRACTION = 0.001
+"""Connected parts of a mask under this part of the image are no objects to learn from: specks of the annotator."""
+
+
+class ExampleError(ValueError):
+    """An image cannot be trained on; the message names it and says why."""
+
+
+def make_example(row: Mapping[str, Any], categories: Sequence[str], objects: Objects) -> Example:
+    """Return the photo of a READ row with the objects of some categories; others are background.
+
+    Masks without a pixel are no objects; boxes are not looked at, they follow from the masks.
+
+    Raises:
+        ExampleError: The photo or its annotations cannot be used.
+    """
+    try:
+        if row["error"]:
+            raise BadAnnotationError(row["error"])
+        image_hw3 = decode_image(row["image"] or b"")
+        size_hw = (image_hw3.shape[0], image_hw3.shape[1])
+        check_truth(row, size_hw)
+    except (BadImageError, BadAnnotationError) as error:
+        raise ExampleError(f"training image {row['image_id']!r}: {error}") from error
+    found: list[tuple[BoolArray, int, bool]] = []
+    for annotation in row["annotations"] or ():
+        if annotation["category"] in categories:
+            label, is_crowd = 1 + categories.index(annotation["category"]), bool(annotation["iscrowd"])
+            mask_hw = decode_rle(annotation["rle"], size_hw)
+            parts = [mask_hw] if is_crowd or objects == "mask" else _parts(mask_hw)
+            found += [(part_hw, label, is_crowd) for part_hw in parts if part_hw.any()]
+    masks, labels, crowds = zip(*found, strict=True) if found else ((), (), ())
+    return Example(
+        row["image_id"],
+        image_hw3,
+        np.array(masks, dtype=np.bool_).reshape(-1, *size_hw),
+        np.array(labels, dtype=np.int64),
+        np.array(crowds, dtype=np.bool_),
+    )
+
+
+def _parts(mask_hw: BoolArray) -> list[BoolArray]:
+    return components(drop_small_components(mask_hw, LEAST_FRACTION))

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from persam_ray import console
+from persam_ray import console as console_module
 from persam_ray.console import PublicConsole, clock, progress_line, show_progress
 from persam_ray.runs import summary
 from persam_ray.runs.counts import Counts
@@ -60,10 +60,10 @@ def job() -> Job:
 
 def screen(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool) -> io.StringIO:
     written = io.StringIO()
-    console = PublicConsole(file=written, force_terminal=is_terminal, width=150, highlight=False)
-    monkeypatch.setattr(console, "console", console)
-    monkeypatch.setattr(console, "TERMINAL_INTERVAL_S", 0.01)
-    monkeypatch.setattr(console, "LOG_INTERVAL_S", 0.02)
+    shown = PublicConsole(file=written, force_terminal=is_terminal, width=150, highlight=False)
+    monkeypatch.setattr(console_module, "console", shown)
+    monkeypatch.setattr(console_module, "TERMINAL_INTERVAL_S", 0.01)
+    monkeypatch.setattr(console_module, "LOG_INTERVAL_S", 0.02)
     return written
 
 
@@ -79,7 +79,7 @@ def test_a_log_gets_a_plain_line_now_and_then(job: Job, monkeypatch: pytest.Monk
 
 def test_a_short_job_writes_nothing_to_a_log(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     written = screen(monkeypatch, is_terminal=False)
-    monkeypatch.setattr(console, "LOG_INTERVAL_S", 60.0)
+    monkeypatch.setattr(console_module, "LOG_INTERVAL_S", 60.0)
     with show_progress("labeling", 7, job.counts):
         job.done = 7
     assert written.getvalue() == ""
@@ -87,7 +87,7 @@ def test_a_short_job_writes_nothing_to_a_log(job: Job, monkeypatch: pytest.Monke
 
 def test_the_bar_on_a_terminal_ends_on_the_last_counts(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     written = screen(monkeypatch, is_terminal=True)
-    monkeypatch.setattr(console, "TERMINAL_INTERVAL_S", 60.0)
+    monkeypatch.setattr(console_module, "TERMINAL_INTERVAL_S", 60.0)
     with show_progress("labeling", 7, job.counts):
         job.done = 7  # after the bar was first drawn, before it is drawn again
     assert "labeling" in written.getvalue()
@@ -112,10 +112,11 @@ def test_a_job_that_fails_is_not_held_up_and_its_error_passes(
 
 def test_a_json_log_has_a_line_for_each_event(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
-    monkeypatch.setattr(console, "console", PublicConsole(file=written, force_terminal=True))
-    monkeypatch.setattr(console, "LOG_INTERVAL_S", 0.05)
-    console.log_as_json("20261123T000000-abcdef")
-    console.console.print("joining s3://me:secret@host/a?sig=1")
+    monkeypatch.setattr(console_module, "console", PublicConsole(file=written, force_terminal=True))
+    monkeypatch.setattr(summary, "console", console_module.console)
+    monkeypatch.setattr(console_module, "LOG_INTERVAL_S", 0.05)
+    console_module.log_as_json("20261123T000000-abcdef")
+    console_module.console.print("joining s3://me:secret@host/a?sig=1")
     with show_progress("labeling", 7, lambda: (3, 1)):
         time.sleep(0.2)
     summary.summarize("s3://bucket/out", Counts(7, 6, 1, 9, {"damaged": 1}), 5, None, 2.0)

@@ -1,4 +1,4 @@
-"""TODO data.coco."""
+"""COCO: an `instances_*.json` with polygons or run-length strings, and the folder of its images."""
 
 from __future__ import annotations
 
@@ -21,6 +21,40 @@ from persam_ray.text import writable
 
 MAX_COORDINATE_PX = 100_000
 """Points of a polygon may lie outside the image, but not farther than this: drawing takes memory for every pixel."""
+
+
+@dataclass(frozen=True)
+class CocoTruth:
+    """What a COCO file says of one image.
+
+    Attributes:
+        size_hw: The image's (h, w) in pixels.
+        annotations: Its entries of the JSON, as they are.
+        category_names: By category id.
+    """
+
+    size_hw: tuple[int, int]
+    annotations: tuple[Mapping[str, Any], ...]
+    category_names: Mapping[int, str]
+
+    @property
+    def uri(self) -> None:
+        """The JSON file has been read by the driver."""
+        return None
+
+    def read(self, encoded: bytes) -> tuple[list[dict[str, Any]], tuple[int, int]]:  # noqa: ARG002 - the protocol's
+        """Return the annotations, and the size that the JSON states."""
+        return from_coco(self.annotations, self.category_names, self.size_hw), self.size_hw
+
+    def categories(self, encoded: bytes) -> frozenset[str]:  # noqa: ARG002 - the protocol's
+        """Return the categories of all that are no crowds, without decoding a mask."""
+        return frozenset(_category_name(row, self.category_names) for row in self.annotations if not row.get("iscrowd"))
+
+
+def _category_name(annotation: Mapping[str, Any], names: Mapping[int, str]) -> str:
+    """Return an annotation's category; empty where it has none, which reading the image will say."""
+    category_id = annotation.get("category_id")
+    return names.get(category_id, "") if isinstance(category_id, int) else ""
 
 
 def from_coco(
@@ -173,18 +207,3 @@ def _check_unique(keys: Iterable[Any], complaint: str) -> None:
         if key in seen:
             raise DatasetError(f"{complaint} {key!r}")
         seen.add(key)
-
-
-@dataclass(frozen=True)
-class CocoTruth:
-    """What a COCO file says of one image: its size and its annotations, as in the JSON."""
-
-    size_hw: tuple[int, int]
-    annotations: tuple[Mapping[str, Any], ...]
-    category_names: Mapping[int, str]
-
-
-def coco_name(annotation: Mapping[str, Any], names: Mapping[int, str]) -> str:
-    """Return an annotation's category; empty where it has none, which reading the image will say."""
-    category_id = annotation.get("category_id")
-    return names.get(category_id, "") if isinstance(category_id, int) else ""

@@ -1,4 +1,4 @@
-"""TODO data.dataset."""
+"""A dataset, listed: its shards, and what of a folder was left out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from typing import Literal
 from persam_ray.console import console
 from persam_ray.data.files import FileShard, ImageFile
 from persam_ray.data.shard import Shard
-from persam_ray.data.storage import base_name, exists, join
-from persam_ray.data.webdataset import TarShard
 
 Format = Literal["auto", "parquet", "folder", "webdataset", "coco", "deepfashion"]
-
 
 FILES_PER_SHARD = 64
 
@@ -45,18 +42,8 @@ class Dataset:
     def only(self, image_ids: Iterable[str]) -> Dataset:
         """Return the dataset reduced to these keys, all of which must be in it."""
         keys = frozenset(image_ids)
-        tars = {image_id[:cut] for image_id in keys for cut in range(len(image_id)) if image_id[cut] == "/"}
-        shards = (
-            shard.only(keys) for shard in self.shards if not (isinstance(shard, TarShard) and shard.name not in tars)
-        )
-        kept = tuple(shard for shard in shards if not (isinstance(shard, FileShard) and not shard.files))
+        kept = tuple(shard.only(keys) for shard in self.shards if shard.may_hold(keys))
         return Dataset(self.uri, self.format, kept, len(keys))
-
-
-def file_uri(uri: str, name: str) -> str:
-    """Return a listed file's URI; a single file is listed as its own name (as is `a.jpg` in a folder `a.jpg`)."""
-    below = join(uri, name)
-    return uri if base_name(uri) == name and not exists(below) else below
 
 
 def file_key(name: str) -> str:

@@ -1,8 +1,9 @@
-"""TODO data.deepfashion."""
+"""DeepFashion-MultiModal: `images/*.jpg`, and for some of them `segm/<name>_segm.png`, a map of class indices."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,25 @@ DEEPFASHION_CATEGORIES = (
     "earrings", "tie",
 )  # fmt: skip
 """The classes of DeepFashion-MultiModal's `segm` maps, by index."""
+
+
+@dataclass(frozen=True)
+class IndexMap:
+    """The `segm` map of a photo: one channel, the index of the class at each pixel.
+
+    Attributes:
+        uri: Of the PNG.
+    """
+
+    uri: str
+
+    def read(self, encoded: bytes) -> tuple[list[dict[str, Any]], tuple[int, int]]:
+        """Return an annotation for each class that occurs, and the map's size."""
+        return from_index_map(encoded)
+
+    def categories(self, encoded: bytes) -> frozenset[str]:
+        """Return the classes that occur."""
+        return frozenset(row["category"] for row in from_index_map(encoded)[0])
 
 
 def from_index_map(encoded: bytes) -> tuple[list[dict[str, Any]], tuple[int, int]]:
@@ -51,7 +71,7 @@ def list_deepfashion(uri: str, names: Mapping[str, str]) -> Dataset:
         if name.startswith("images/") and name.lower().endswith(IMAGE_SUFFIXES):
             key = name.removeprefix("images/")
             segm = f"segm/{key[: key.rfind('.')]}_segm.png"
-            truth = join(uri, segm) if segm in maps else None
+            truth = IndexMap(join(uri, segm)) if segm in maps else None
             version = f"{names[name]} {names[segm]}" if segm in maps else names[name]
             files.append(ImageFile(file_key(key), join(uri, name), truth, version))
     return dataset_of_files(uri, "deepfashion", files)

@@ -1,4 +1,4 @@
-"""Units of reading: each yields the rows of its part of a dataset, in tables of at most 16 photos (64 MB at 4 MB each).
+"""Photos in files of their own: a shard is a run of them, in the order of their keys.
 
 A shard is small (names, no pixels), travels to a worker and reads there. A file that cannot be read becomes a row that
 says so.
@@ -8,18 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 
 from persam_ray.data.annotations import BadAnnotationError
-from persam_ray.data.coco import CocoTruth, coco_name, from_coco
-from persam_ray.data.deepfashion import from_index_map
 from persam_ray.data.schema import READ
 from persam_ray.data.shard import MAX_FILE_BYTES, ROWS_PER_TABLE, TOO_LARGE
 from persam_ray.data.storage import StorageError, read_many
 
-# --- files -----------------------------------------------------------------------------------------------------------
+
+class Truth(Protocol):
+    """The ground truth of one photo, in the form that its dataset has it."""
+
+    @property
+    def uri(self) -> str | None:
+        """The file that holds it, to be fetched beside the photo; None where it has been read already."""
+        ...
+
+    def read(self, encoded: bytes) -> tuple[list[dict[str, Any]], tuple[int, int]]:
+        """Return its ANNOTATION rows, and the (h, w) of the image that they are for.
+
+        Args:
+            encoded: Content of the file at `uri`; empty where there is none.
+
+        Raises:
+            BadAnnotationError: It is malformed.
+        """
+        ...
+
+    def categories(self, encoded: bytes) -> frozenset[str]:
+        """Return the categories that it holds, crowds left out; arguments and errors as for `read`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,13 +49,13 @@ class ImageFile:
     Attributes:
         image_id: Its key.
         uri: Where it lies; None where it must not be read.
-        truth: URI of a DeepFashion `segm` map, COCO's entry, or None.
+        truth: Its ground truth, where it has one.
         version: As listed (storage.list_versions).
     """
 
     image_id: str
     uri: str | None
-    truth: str | CocoTruth | None = None
+    truth: Truth | None = None
     version: str = ""
 
 
@@ -50,7 +70,7 @@ class FileShard:
         for start in range(0, len(self.files), ROWS_PER_TABLE):
             files = self.files[start : start + ROWS_PER_TABLE]
             photos = [file.uri for file in files if pixels and file.uri is not None]
-            fetched = _fetched([*photos, *(file.truth for file in files if isinstance(file.truth, str))])
+            fetched = _fetched([*photos, *(file.truth.uri for file in files if file.truth and file.truth.uri)])
             yield pa.Table.from_pylist([_file_row(file, fetched, pixels=pixels) for file in files], schema=READ)
 
     def image_ids(self) -> Iterator[str]:
@@ -62,15 +82,10 @@ class FileShard:
         return ((file.image_id, file.version) for file in self.files)
 
     def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
-        """Yield key and categories, reading a `segm` map at a time."""
+        """Yield key and categories of the files that have ground truth; an unreadable one holds none."""
         for file in self.files:
-            if isinstance(file.truth, CocoTruth):
-                names = file.truth.category_names
-                kept = (row for row in file.truth.annotations if not row.get("iscrowd"))
-                yield file.image_id, frozenset(coco_name(row, names) for row in kept)
-            elif file.truth is not None:
-                annotations, _, _ = _truth_of(file, _fetched([file.truth]))
-                yield file.image_id, frozenset(row["category"] for row in annotations or ())
+            if file.truth is not None:
+                yield file.image_id, _categories(file.truth)
 
     def find(self, image_id: str) -> dict[str, Any] | None:
         """Read the one file of that key."""
@@ -82,6 +97,10 @@ class FileShard:
     def only(self, image_ids: Set[str]) -> Self:
         """Return the shard with the files of these keys."""
         return replace(self, files=tuple(file for file in self.files if file.image_id in image_ids))
+
+    def may_hold(self, image_ids: Set[str]) -> bool:
+        """Tell whether one of the files has one of these keys."""
+        return any(file.image_id in image_ids for file in self.files)
 
 
 Fetched = Mapping[str, bytes | StorageError]
@@ -96,7 +115,7 @@ def _fetched(uris: Sequence[str]) -> Fetched:
 def _file_row(file: ImageFile, fetched: Fetched, *, pixels: bool) -> dict[str, Any]:
     annotations, size_hw, error = _truth_of(file, fetched)
     photo = fetched[file.uri] if pixels and file.uri is not None else None
-    truth = fetched.get(file.truth) if isinstance(file.truth, str) else None
+    truth = fetched.get(file.truth.uri) if file.truth and file.truth.uri else None
     is_unread = isinstance(photo, StorageError) or isinstance(truth, StorageError)
     if pixels and file.uri is None:
         error = "the file_name leads out of the folder of the images"
@@ -116,24 +135,25 @@ def _file_row(file: ImageFile, fetched: Fetched, *, pixels: bool) -> dict[str, A
     }
 
 
-def _truth_of(file: ImageFile, maps: Fetched) -> tuple[list[dict[str, Any]] | None, tuple[int, int] | None, str | None]:
-    """Return a file's annotations, the size that they speak of, and what is wrong with them."""
+def _truth_of(
+    file: ImageFile, fetched: Fetched
+) -> tuple[list[dict[str, Any]] | None, tuple[int, int] | None, str | None]:
+    """Return a file's annotations, the size that they are for, and what is wrong with them."""
+    if file.truth is None:
+        return None, None, None
+    encoded = fetched[file.truth.uri] if file.truth.uri else b""
+    if isinstance(encoded, StorageError):
+        return None, None, f"the annotation cannot be read: {encoded}"
     try:
-        if isinstance(file.truth, CocoTruth):
-            size_hw = file.truth.size_hw
-            return from_coco(file.truth.annotations, file.truth.category_names, size_hw), size_hw, None
-        if file.truth is not None:
-            encoded = maps[file.truth]
-            if isinstance(encoded, StorageError):
-                return None, None, f"the annotation cannot be read: {encoded}"
-            annotations, size_hw = from_index_map(encoded)
-            return annotations, size_hw, None
+        annotations, size_hw = file.truth.read(encoded)
     except BadAnnotationError as error:
         return None, None, str(error)
-    return None, None, None
+    return annotations, size_hw, None
 
 
-# --- Parquet ---------------------------------------------------------------------------------------------------------
-
-
-# --- WebDataset ------------------------------------------------------------------------------------------------------
+def _categories(truth: Truth) -> frozenset[str]:
+    encoded = _fetched([truth.uri])[truth.uri] if truth.uri else b""
+    try:
+        return frozenset() if isinstance(encoded, StorageError) else truth.categories(encoded)
+    except BadAnnotationError:
+        return frozenset()

@@ -62,12 +62,3 @@ def _what(dataset_format: str) -> str:
     images = f"images ({', '.join(IMAGE_SUFFIXES)})"
     named = {"parquet": ".parquet files", "webdataset": ".tar files", "deepfashion": f"{images} below images/"}
     return named.get(dataset_format, images)
-
-
-# --- COCO ------------------------------------------------------------------------------------------------------------
-
-
-# --- keys ------------------------------------------------------------------------------------------------------------
-
-
-# --- references ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""TODO data.parquet."""
+"""Parquet: shards of IMAGES rows, and any file of ours read a few rows at a time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from persam_ray.data.dataset import Dataset, file_uri
+from persam_ray.data.dataset import Dataset
 from persam_ray.data.schema import IMAGES, VERSION, SchemaError, check_inert, check_text, conform
 from persam_ray.data.shard import ROWS_PER_TABLE
-from persam_ray.data.storage import StorageError, filesystem, storage_errors
+from persam_ray.data.storage import StorageError, filesystem, listed_uri, storage_errors
 
 
 def list_parquet(uri: str, names: Mapping[str, str]) -> Dataset:
     """List the Parquet files below a folder or prefix."""
     kept = [name for name in names if name.lower().endswith(".parquet")]
-    shards = tuple(ParquetShard(file_uri(uri, name), version=names[name]) for name in kept)
+    shards = tuple(ParquetShard(listed_uri(uri, name), version=names[name]) for name in kept)
     return Dataset(uri, "parquet", shards, None)
 
 
@@ -86,6 +86,10 @@ class ParquetShard:
     def only(self, image_ids: Set[str]) -> Self:
         """Return the shard reduced to these keys: pixels of row groups without any of them are not read."""
         return replace(self, kept=frozenset(image_ids))
+
+    def may_hold(self, image_ids: Set[str]) -> bool:  # noqa: ARG002 - the protocol's signature
+        """Return True: only reading tells."""
+        return True
 
     def _keys(self, table: pa.Table) -> Iterator[str]:
         for image_id in table["image_id"].to_pylist():

@@ -1,4 +1,8 @@
-"""TODO data.shard."""
+"""A shard: a part of a dataset, which a worker reads by itself.
+
+Each format has its own: `files.FileShard`, `parquet.ParquetShard`, `webdataset.TarShard`. All yield the rows of their
+part in tables of at most 16 photos (64 MB at 4 MB each).
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,7 @@ import pyarrow as pa
 
 ROWS_PER_TABLE = 16
 
-
 MAX_FILE_BYTES = 2**27  # 134 MB: no photo of up to 134 megapixels needs more; 16 of them fit into one Arrow table
-
-
 TOO_LARGE = f"the file is larger than the {MAX_FILE_BYTES / 1e6:.0f} MB allowed"
 
 
@@ -41,4 +42,8 @@ class Shard(Protocol):
 
     def only(self, image_ids: Set[str]) -> Self:
         """Return the shard reduced to these keys; it may hold none of them."""
+        ...
+
+    def may_hold(self, image_ids: Set[str]) -> bool:
+        """Return False where it can be told, without reading, that none of these keys is in the shard."""
         ...

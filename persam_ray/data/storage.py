@@ -176,6 +176,12 @@ def exists(uri: str) -> bool:
         return bool(fs.exists(path))
 
 
+def listed_uri(uri: str, name: str) -> str:
+    """Return a listed file's URI; a single file is listed as its own name (as is `a.jpg` in a folder `a.jpg`)."""
+    below = join(uri, name)
+    return uri if base_name(uri) == name and not exists(below) else below
+
+
 def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
     """Return the files below a folder or prefix (or the file itself), as paths relative to it, sorted.
 

@@ -1,4 +1,4 @@
-"""TODO data.webdataset."""
+"""WebDataset: tars of photos, each a stream that is read once and in order."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from persam_ray.data.dataset import Dataset, file_uri
+from persam_ray.data.dataset import Dataset
 from persam_ray.data.schema import READ
 from persam_ray.data.shard import MAX_FILE_BYTES, ROWS_PER_TABLE, TOO_LARGE
-from persam_ray.data.storage import StorageError, filesystem, storage_errors
+from persam_ray.data.storage import StorageError, filesystem, listed_uri, storage_errors
 from persam_ray.images import IMAGE_SUFFIXES
 
 
 def list_webdataset(uri: str, names: Mapping[str, str]) -> Dataset:
     """List the tars below a folder or prefix."""
     kept = [name for name in names if name.lower().endswith(".tar")]
-    shards = tuple(TarShard(name[: -len(".tar")], file_uri(uri, name), version=names[name]) for name in kept)
+    shards = tuple(TarShard(name[: -len(".tar")], listed_uri(uri, name), version=names[name]) for name in kept)
     return Dataset(uri, "webdataset", shards, None)
 
 
@@ -65,6 +65,10 @@ class TarShard:
     def only(self, image_ids: Set[str]) -> Self:
         """Return the shard reduced to these keys; the tar is read whole all the same."""
         return replace(self, kept=frozenset(image_ids))
+
+    def may_hold(self, image_ids: Set[str]) -> bool:
+        """Tell whether one of these keys begins with the tar's name."""
+        return any(image_id.startswith(f"{self.name}/") for image_id in image_ids)
 
     def _members(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         """Yield the key of each photo and what reads the rest of its row."""

@@ -78,7 +78,7 @@ def select_points(similarities: Sequence[Tensor], frames: Sequence[Frame], *, ne
     chosen = [torch.stack([hw.argmax(), hw.argmin()] if negative else [hw.argmax()]) for hw in similarities]
     xy_bn2 = torch.stack([_to_model_xy(flat_k, frame) for flat_k, frame in zip(chosen, frames, strict=True)])
     labels_bn = torch.ones_like(xy_bn2[..., 0])
-    labels_bn[:, 1:] = 0
+    labels_bn[:, 1:].fill_(0)  # assigned, torch 2.14.1 would make the number on the host first
     return Points(xy_bn2, labels_bn)
 
 
@@ -128,7 +128,8 @@ def _holds_image(sam: Sam, frame: Frame) -> Tensor:
     """Return 1 in the cells (h, w) that hold any of the image, 0 in the padding."""
     cell_px = sam.image_size_px / sam.grid_hw[0]
     inside_hw = torch.zeros(sam.grid_hw, device=sam.device)
-    inside_hw[: int(np.ceil(frame.resized_hw[0] / cell_px)), : int(np.ceil(frame.resized_hw[1] / cell_px))] = 1
+    rows, columns = (int(np.ceil(side_px / cell_px)) for side_px in frame.resized_hw)
+    inside_hw[:rows, :columns].fill_(1)
     return inside_hw
 
 

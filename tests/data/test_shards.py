@@ -11,6 +11,7 @@ import pytest
 
 from persam_ray.data.annotations import from_mask
 from persam_ray.data.coco import CocoTruth
+from persam_ray.data.deepfashion import IndexMap
 from persam_ray.data.files import FileShard, ImageFile
 from persam_ray.data.parquet import ParquetShard
 from persam_ray.data.schema import ANNOTATION, READ, SchemaError
@@ -64,7 +65,7 @@ def test_the_map_beside_a_photo_becomes_its_annotations(tmp_path: Path) -> None:
     segm = tmp_path / "0_segm.png"
     segm.write_bytes(encoded(MASK.astype(np.uint8) * 12))  # class 12 is the bag
     (file,) = write_files(tmp_path, 1)
-    shard = FileShard((ImageFile(file.image_id, file.uri, str(segm)),))
+    shard = FileShard((ImageFile(file.image_id, file.uri, IndexMap(str(segm))),))
     (row,) = rows_of(shard)
     assert (row["height"], row["width"]) == (4, 5)
     assert row["annotations"] == [CUP | {"category": "bag"}]
@@ -77,7 +78,7 @@ def test_a_bad_map_is_an_error_and_its_photo_is_kept(tmp_path: Path, content: by
     if content is not None:
         segm.write_bytes(content)
     (file,) = write_files(tmp_path, 1)
-    shard = FileShard((ImageFile(file.image_id, file.uri, str(segm)),))
+    shard = FileShard((ImageFile(file.image_id, file.uri, IndexMap(str(segm))),))
     (row,) = rows_of(shard)
     assert reason in row["error"]
     assert (row["image"], row["annotations"]) == (PHOTO + b"\0", None)

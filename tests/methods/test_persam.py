@@ -58,9 +58,9 @@ def test_cells_of_several_references_are_pooled(small_sam: Sam) -> None:
     cells = [target.target_features(small_sam, reference)[1] for reference in (first, second)]
     assert len(cells[0]) != len(cells[1])  # so that pooling differs from averaging two means
     expected = torch.cat(cells).mean(dim=0)
-    target = target_of(small_sam, first, second)
-    torch.testing.assert_close(target.embedding_c, expected)
-    torch.testing.assert_close(target.feature_c.norm(), torch.tensor(1.0))
+    pooled = target_of(small_sam, first, second)
+    torch.testing.assert_close(pooled.embedding_c, expected)
+    torch.testing.assert_close(pooled.feature_c.norm(), torch.tensor(1.0))
 
 
 def test_the_first_of_equal_pixels_is_chosen() -> None:

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from persam_ray.errors import PersamRayError
 from persam_ray.types import BoolArray, ByteArray, as_binary_mask
 
 MAX_PIXELS = 2**27
@@ -34,7 +35,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 """What a photo may be, whatever its name. Pillow knows more: for PostScript it would run a program."""
 
 
-class BadImageError(ValueError):
+class BadImageError(PersamRayError, ValueError):
     """The bytes are not a photo that can be used; the message says why, for the row's `error` column."""
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from persam_ray.cluster.labeling import Labeled
+from persam_ray.errors import PersamRayError
 from persam_ray.metrics.bootstrap import Statistic, bootstrap_difference
 from persam_ray.metrics.scores import Metrics, accumulate
 from persam_ray.metrics.summary import ShardSummary, merged
@@ -69,7 +70,7 @@ class FailedRow:
 AnyRow = Row | FailedRow
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(PersamRayError, ValueError):
     """Nothing can be compared, or some rows failed; the message says which."""
 
 

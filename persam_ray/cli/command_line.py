@@ -15,7 +15,7 @@ import yaml
 
 from persam_ray.cli import demo
 from persam_ray.data.storage import read_bytes
-from persam_ray.errors import ConfigError, error_line, is_ours
+from persam_ray.errors import ConfigError, PersamRayError, error_line
 from persam_ray.options.base import OutputConfig
 from persam_ray.text import printable, public
 
@@ -101,7 +101,7 @@ def run_job(job: Callable[[ConfigT], int | None], config_class: type[ConfigT]) -
         from persam_ray.cluster.session import cause_of
 
         cause = cause_of(error)
-        if is_ours(cause):
+        if isinstance(cause, PersamRayError):
             sys.exit(f"error: {error_line(cause)}")
         lines = public(traceback.format_exc()).splitlines()
         sys.exit("\n".join(printable(line) for line in lines))

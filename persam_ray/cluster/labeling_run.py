@@ -23,6 +23,7 @@ from persam_ray.cluster.session import session
 from persam_ray.console import console, log_as_json
 from persam_ray.data.dataset import Dataset
 from persam_ray.data.storage import exists, join
+from persam_ray.errors import PersamRayError
 from persam_ray.options.base import LabelingConfig
 from persam_ray.runs.counts import Counts
 from persam_ray.runs.directory import begin, opened
@@ -42,7 +43,7 @@ COMPLETE_WITH_FAILURES = 3
 JUDGED_FROM = 100  # images, whether too many fail
 
 
-class TooManyFailuresError(ValueError):
+class TooManyFailuresError(PersamRayError, ValueError):
     """More images fail than the user allows; what is labeled so far is kept."""
 
 

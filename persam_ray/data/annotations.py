@@ -10,11 +10,12 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from persam_ray.data.schema import annotation_row
+from persam_ray.errors import PersamRayError
 from persam_ray.masks import check_rle, encode_rle, rle_object, tight_box
 from persam_ray.types import BoolArray
 
 
-class BadAnnotationError(ValueError):
+class BadAnnotationError(PersamRayError, ValueError):
     """The ground truth of an image cannot be used; the message says why, for the row's `error` column."""
 
 

@@ -9,13 +9,14 @@ from typing import Literal
 from persam_ray.console import console
 from persam_ray.data.files import FileShard, ImageFile
 from persam_ray.data.shard import Shard
+from persam_ray.errors import PersamRayError
 
 Format = Literal["auto", "parquet", "folder", "webdataset", "coco", "deepfashion"]
 
 FILES_PER_SHARD = 64
 
 
-class DatasetError(ValueError):
+class DatasetError(PersamRayError, ValueError):
     """A dataset cannot be used as a whole; the message names it and says why."""
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from persam_ray.errors import PersamRayError
 from persam_ray.masks import encode_rle, tight_box
 from persam_ray.types import BoolArray, Segmentation
 
@@ -83,7 +84,7 @@ MATCHES = pa.schema(
 the match, for a false one the best that there was; `area` in pixels is that of the truth, for fp of the prediction."""
 
 
-class SchemaError(ValueError):
+class SchemaError(PersamRayError, ValueError):
     """A Parquet file's columns are not those of the contract; the message names the file and the column."""
 
 

@@ -22,13 +22,14 @@ from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError
 from fsspec.core import url_to_fs
 
+from persam_ray.errors import PersamRayError
 from persam_ray.text import printable, public
 
 VERSION_MARKS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime", "updated")
 """What the filesystems of fsspec call that which changes when a file is replaced."""
 
 
-class StorageError(OSError):
+class StorageError(PersamRayError, OSError):
     """A path or URL cannot be read or written; the message names it and says why in one line, without secrets."""
 
     def __init__(self, message: str) -> None:

@@ -20,6 +20,7 @@ from persam_ray.data.storage import (
     within,
     write_json,
 )
+from persam_ray.errors import PersamRayError
 from persam_ray.runs.lease import Lease
 from persam_ray.runs.parts import PREDICTIONS_FOLDER
 
@@ -34,7 +35,7 @@ OWN_FILES = re.compile(
 """What the jobs write below their output, and so what `--overwrite` may remove."""
 
 
-class OutputError(ValueError):
+class OutputError(PersamRayError, ValueError):
     """The output is already in use; the message says by what."""
 
 

@@ -17,13 +17,14 @@ from typing import Any, Self
 
 from persam_ray.console import console
 from persam_ray.data.storage import StorageError, join, read_json, remove, write_json
+from persam_ray.errors import PersamRayError
 
 FILE = ".lease.json"  # hidden: no part of the run
 RENEWED_EVERY_S = 4.0
 DEAD_AFTER_S = 15.0
 
 
-class LeaseError(ValueError):
+class LeaseError(PersamRayError, ValueError):
     """Another job writes to the output; the message says which."""
 
 

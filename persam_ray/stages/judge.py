@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 from persam_ray.data.annotations import BadAnnotationError, check_truth
 from persam_ray.data.schema import MATCHES
 from persam_ray.data.storage import join, write_parquet
+from persam_ray.errors import PersamRayError
 from persam_ray.masks import rle_object
 from persam_ray.metrics.evaluation import evaluate_shard
 from persam_ray.metrics.instances import ImagePair, PredictedInstance, TruthInstance, drop_small, split_components
@@ -24,7 +25,7 @@ from persam_ray.runs.parts import part_name
 from persam_ray.types import Objects
 
 
-class EvaluationError(ValueError):
+class EvaluationError(PersamRayError, ValueError):
     """Predictions and ground truth do not belong together; the message names the first row at fault."""
 
 

@@ -18,7 +18,7 @@ import ray.train.torch
 
 from persam_ray.cluster.plan import WorkerPlan, nodes, plan_workers
 from persam_ray.data.storage import filesystem, join, write_json
-from persam_ray.errors import ConfigError
+from persam_ray.errors import ConfigError, PersamRayError
 from persam_ray.stages.progress import Report
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ RESTARTS = 3
 Epoch = dict[str, float]
 
 
-class TrainingError(ValueError):
+class TrainingError(PersamRayError, ValueError):
     """Training cannot start or go on; the message says why."""
 
 

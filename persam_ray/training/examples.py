@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from persam_ray.data.annotations import BadAnnotationError, check_truth
+from persam_ray.errors import PersamRayError
 from persam_ray.images import BadImageError, decode_image
 from persam_ray.mask_rcnn.examples import Example
 from persam_ray.masks import components, decode_rle, drop_small_components
@@ -17,7 +18,7 @@ LEAST_FRACTION = 0.001
 """Connected parts of a mask under this part of the image are no objects to learn from: specks of the annotator."""
 
 
-class ExampleError(ValueError):
+class ExampleError(PersamRayError, ValueError):
     """An image cannot be trained on; the message names it and says why."""
 
 

@@ -29,7 +29,7 @@ from persam_ray.errors import BadReferenceError
 from persam_ray.options.base import split_ids
 from persam_ray.options.benchmark import BenchmarkConfig
 from persam_ray.report.benchmark_page import MethodRun, write_benchmark_report
-from persam_ray.runs.directory import prepare
+from persam_ray.runs.directory import prepare_output
 from persam_ray.types import Reference
 
 
@@ -38,7 +38,7 @@ def benchmark(config: BenchmarkConfig) -> None:
     if config.demo:
         draw_photos(config.images)
     dataset = open_dataset(config.images, config.format, config.annotations)
-    output = prepare(config.output, config.inputs, overwrite=config.overwrite)
+    output = prepare_output(config.output, config.inputs, overwrite=config.overwrite)
     check_start(config.start)
     sam_uri = locate(config.sam)
     with session():

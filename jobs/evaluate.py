@@ -16,7 +16,7 @@ from persam_ray.errors import ConfigError
 from persam_ray.metrics.scores import Metrics, metrics_of
 from persam_ray.options.evaluate import EvaluateConfig
 from persam_ray.report.page import figure
-from persam_ray.runs.directory import prepare
+from persam_ray.runs.directory import prepare_output
 from persam_ray.stages.judge import EvaluationError, JudgeOptions, MatchImages
 
 
@@ -32,7 +32,7 @@ def evaluate(config: EvaluateConfig) -> None:
     )
     folder = join(config.predictions, "predictions")
     predictions = open_dataset(folder if exists(folder) else config.predictions, "parquet")
-    output = prepare(config.output, [config.images, predictions.uri], overwrite=config.overwrite)
+    output = prepare_output(config.output, [config.images, predictions.uri], overwrite=config.overwrite)
     with session():
         plan = plan_workers(nodes())
         images = count_images(dataset, plan)

@@ -5,7 +5,7 @@ from functools import partial
 from persam_ray.cli.command_line import run_job
 from persam_ray.cli.demo import draw_photos
 from persam_ray.cluster import models
-from persam_ray.cluster.labeling import Labeler
+from persam_ray.cluster.labeling import ModelActors
 from persam_ray.cluster.labeling_run import Model, label_dataset
 from persam_ray.cluster.plan import WorkerPlan
 from persam_ray.cluster.references import ReferenceSet, load_references
@@ -36,9 +36,9 @@ def load_sam(
     sam = models.load_checkpoint(checkpoint_uri)
     options = models.sam_options(plan, config.precision, config.guidance, config.batch_size, cache)
 
-    def make() -> Labeler:
+    def make() -> ModelActors:
         made = models.make_targets(sam, references.by_category, options, config.method, plan)
-        return models.persam_labeler(sam, {config.method: made}, options)
+        return models.sam_actors(sam, {config.method: made}, options)
 
     categories = tuple(references.by_category)
     fingerprints = {"sam": {"fingerprint": sam.fingerprint}, "references": references.fingerprints()}

@@ -36,7 +36,7 @@ def load(config: PredictConfig, checkpoint_uri: str, plan: WorkerPlan) -> Model:
         "--precision": config.precision,
     }
     judge = JudgeOptions(detector.categories, config.score_threshold)
-    return Model(lambda: models.mask_rcnn_labeler(detector, options), MASK_RCNN, judge, fingerprints, identity)
+    return Model(lambda: models.mask_rcnn_actors(detector, options), MASK_RCNN, judge, fingerprints, identity)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from persam_ray.data.listing import open_dataset
 from persam_ray.data.weights import check_start
 from persam_ray.options.base import split_ids
 from persam_ray.options.train_mask_rcnn import TrainConfig
-from persam_ray.runs.directory import prepare
+from persam_ray.runs.directory import prepare_output
 from persam_ray.runs.manifest import write_training_manifest
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def train(config: TrainConfig) -> None:
     """Run the job: choose the images, check them, train, and say what it came to."""
     dataset = open_dataset(config.images, config.format, config.annotations)
-    output = prepare(config.output, config.inputs, overwrite=config.overwrite)
+    output = prepare_output(config.output, config.inputs, overwrite=config.overwrite)
     check_start(config.start)
     with session():
         from persam_ray.training.mask_rcnn import train_detector

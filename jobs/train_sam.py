@@ -6,13 +6,13 @@ from persam_ray.cli.command_line import run_job
 from persam_ray.cluster.session import session
 from persam_ray.console import clock, console
 from persam_ray.options.train_sam import TrainSamConfig
-from persam_ray.runs.directory import prepare
+from persam_ray.runs.directory import prepare_output
 from persam_ray.runs.manifest import write_training_manifest
 
 
 def train(config: TrainSamConfig) -> None:
     """Run the job: draw the scenes, train, and say what it came to."""
-    output = prepare(config.output, (), overwrite=config.overwrite, resume=config.resume)
+    output = prepare_output(config.output, (), overwrite=config.overwrite, resume=config.resume)
     with session():
         from persam_ray.training.compact_sam import train_sam
 

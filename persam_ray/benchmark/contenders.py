@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from persam_ray.benchmark.rows import FILTERED, TITLES, AnyRow, FailedRow, Row, make_row
 from persam_ray.benchmark.split import Split
 from persam_ray.cluster import labeling, models
-from persam_ray.cluster.labeling import Labeled, Labeler
+from persam_ray.cluster.labeling import Labeled, ModelActors
 from persam_ray.cluster.plan import WorkerPlan
 from persam_ray.cluster.reading import read_rows
 from persam_ray.cluster.session import cause_of
@@ -21,7 +21,7 @@ from persam_ray.data.dataset import Dataset
 from persam_ray.data.storage import join
 from persam_ray.errors import error_line
 from persam_ray.options.benchmark import BenchmarkConfig
-from persam_ray.runs.manifest import finish, write_training_manifest
+from persam_ray.runs.manifest import finish_run, write_training_manifest
 from persam_ray.stages.detect import MASK_RCNN, DetectOptions
 from persam_ray.stages.judge import JudgeOptions
 from persam_ray.stages.write import Run
@@ -50,10 +50,10 @@ class Contest:
     output: str
     plan: WorkerPlan
 
-    def label(self, labeler: Labeler, runs: Mapping[str, Run]) -> Labeled:
+    def label(self, actors: ModelActors, runs: Mapping[str, Run]) -> Labeled:
         """Label the test images."""
         rows = read_rows(self.dataset.only(self.split.test_ids), self.plan)
-        return labeling.label_images(rows, len(self.split.test_ids), labeler, runs, self.plan)
+        return labeling.label_images(rows, len(self.split.test_ids), actors, runs, self.plan)
 
     def runs(self, method: str) -> dict[str, Run]:
         """Return a method's run, and, but for PerSAM as in the article, the one without small objects."""
@@ -72,13 +72,13 @@ class Contest:
     def finish(self, labeled: Labeled, row: Row, fingerprints: Mapping[str, object]) -> Row:
         """Complete a row's run directory."""
         common: dict[str, object] = {"categories": (self.config.category,)}
-        finish(
+        finish_run(
             join(self.output, row.method),
             self.config.as_dict(),
             common | dict(fingerprints),
             labeled.outcomes[row.method].counts,
             row.metrics,
-            {"train": row.training_s, **labeled.seconds},
+            {"train": row.training_s, **labeled.seconds(row.method)},
         )
         return row
 
@@ -96,7 +96,7 @@ def mask_rcnn_rows(contest: Contest) -> list[AnyRow]:
         write_training_manifest(folder, config.as_dict(), train_ids, vars(fitted.start), fitted.seconds)
         detector = models.load_detector(fitted.checkpoint)
         options = DetectOptions(plan.device, plan.threads, config.precision, DetectionLimits())
-        labeled = contest.label(models.mask_rcnn_labeler(detector, options), runs)
+        labeled = contest.label(models.mask_rcnn_actors(detector, options), runs)
         fingerprints = {"checkpoint": {"fingerprint": detector.fingerprint}}
         for name in runs:
             row = make_row(name, MASK_RCNN, labeled, len(train_ids), fitted.seconds, plan.actors)
@@ -121,9 +121,9 @@ def persam_rows(contest: Contest, sam_uri: str) -> list[AnyRow]:
                 made[method] = own
         if not made:
             return rows
-        labeler = models.persam_labeler(sam, made, options)
+        actors = models.sam_actors(sam, made, options)
         wanted = {name: run for method in made for name, run in runs[method].items()}
-        labeled = contest.label(labeler, wanted)
+        labeled = contest.label(actors, wanted)
         fingerprints = {"sam": {"fingerprint": sam.fingerprint}, "reference": contest.reference[0]}
         for name, run in wanted.items():
             row = make_row(name, run.method, labeled, 1, training_s[run.method], plan.actors)

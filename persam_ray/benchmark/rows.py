@@ -85,8 +85,9 @@ def make_row(name: str, method: str, labeled: Labeled, labels: int, training_s: 
         training_s: Seconds that it took to learn from them.
         workers: Actors that shared the pass.
     """
-    busy_s = labeled.busy_s.get("encode", 0.0) + labeled.busy_s.get(method, 0.0)
     outcome = labeled.outcomes[name]
+    seconds = outcome.effort.seconds
+    busy_s = seconds.get("encode", 0.0) + seconds.get(method, 0.0)
     if not outcome.judged:
         raise BenchmarkError(f"none of the {outcome.counts.images} test images could be used")
     summary = merged(outcome.judged)

@@ -1,7 +1,7 @@
 """A model on its actors, and a pass of all images through it: what every labeling job does.
 
-    labeler = models.persam_labeler(...)
-    labeled = label_images(rows, images, labeler, runs, plan)
+    actors = models.sam_actors(...)
+    labeled = label_images(rows, images, actors, runs, plan)
 
 The driver sees counts and summaries: no pixels, masks or weights.
 """
@@ -21,9 +21,9 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from persam_ray.cluster.plan import WorkerPlan, in_task
-from persam_ray.cluster.progress import read_counter, report_to, start_counter
+from persam_ray.cluster.progress import counted_progress
 from persam_ray.cluster.session import cause_of
-from persam_ray.console import console, show_progress
+from persam_ray.console import console
 from persam_ray.data.dataset import Dataset
 from persam_ray.errors import error_line
 from persam_ray.report.contact_sheet import write_contact_sheet
@@ -31,7 +31,7 @@ from persam_ray.runs.counts import Counts
 from persam_ray.runs.outcome import Outcome, add_up, check_complete
 from persam_ray.stages.decode import DecodeImages
 from persam_ray.stages.detect import DetectOptions
-from persam_ray.stages.feature_cache import COUNTED, CacheUse
+from persam_ray.stages.progress import Report
 from persam_ray.stages.segment import SegmentStage
 from persam_ray.stages.targets import SegmentOptions
 from persam_ray.stages.write import Run, WritePredictions
@@ -50,7 +50,7 @@ LEAST_ROWS_PER_FILE, ROWS_PER_FILE = 16, 1024  # of runs of up to 16,000 photos,
 
 
 @dataclass(frozen=True)
-class Labeler:
+class ModelActors:
     """What it takes to start actors with a model.
 
     Attributes:
@@ -77,35 +77,26 @@ class Labeled:
     Attributes:
         outcomes: What each run came to, by its name.
         wall_s: Seconds that the pass took, with the start of the actors and, on CPUs, the making of the targets.
-        busy_s: Seconds that workers were busy, in sum, by step: `decode` (the reading not counted), `encode`, each
-            method by its name, `write`; beside them what the feature cache counts.
     """
 
     outcomes: Mapping[str, Outcome]
     wall_s: float
-    busy_s: Mapping[str, float]
 
     @classmethod
     def nothing(cls, runs: Iterable[str]) -> Labeled:
         """Return what a pass of no images comes to."""
-        return cls({name: Outcome(Counts(), ()) for name in runs}, 0.0, {})
+        return cls({name: Outcome(Counts(), ()) for name in runs}, 0.0)
 
-    @property
-    def seconds(self) -> dict[str, float]:
-        """The times by step, for a manifest."""
-        steps = {step: spent_s for step, spent_s in self.busy_s.items() if not step.startswith(COUNTED)}
-        return {"label": self.wall_s, **{f"busy_{step}": spent_s for step, spent_s in steps.items()}}
-
-    @property
-    def cache_use(self) -> CacheUse:
-        """What came of the feature cache."""
-        return CacheUse.of(self.busy_s)
+    def seconds(self, run: str) -> dict[str, float]:
+        """Return a run's times for its manifest: `label`, by the clock, and what workers were busy with, in sum."""
+        steps = self.outcomes[run].effort.seconds.items()
+        return {"label": self.wall_s, **{f"busy_{step}": spent_s for step, spent_s in steps}}
 
 
 def label_images(
     rows: ray.data.Dataset,
     images: int,
-    labeler: Labeler,
+    actors: ModelActors,
     runs: Mapping[str, Run],
     plan: WorkerPlan,
     reference_ids: frozenset[str] = frozenset(),
@@ -116,7 +107,7 @@ def label_images(
     Args:
         rows: READ rows.
         images: How many there are.
-        labeler: The model.
+        actors: What to label with.
         runs: What is written, by name; several may take one method's rows.
         plan: How to share out the cluster.
         reference_ids: Images whose masks the model has seen: they are labeled, but not judged.
@@ -126,38 +117,35 @@ def label_images(
         OutputError: Fewer or more rows came out of a run than images went in.
     """
     started_s = time.perf_counter()
-    counter = start_counter()
-    report = report_to(counter)
-    decode, write = DecodeImages(labeler.frame_hw, report), WritePredictions(runs, reference_ids, report)
-    with show_progress("labeling", images, lambda: read_counter(counter)[:2]):
-        summaries = _chain(rows, images, decode, labeler, write, plan, report)
+    write = WritePredictions(runs, reference_ids)
+    with counted_progress("labeling", images) as report:
+        summaries = _chain(rows, images, actors, write, plan, report)
         try:
             outcomes = add_up(_watched(summaries.iter_rows(), watch))
         except RayError:
-            labeler.check()
+            actors.check()
             raise
     for name in runs:
         check_complete(outcomes[name].counts, images)
-    return Labeled(outcomes, time.perf_counter() - started_s, read_counter(counter)[2])
+    return Labeled(outcomes, time.perf_counter() - started_s)
 
 
 def _chain(
     rows: ray.data.Dataset,
     images: int,
-    decode: DecodeImages,
-    labeler: Labeler,
+    actors: ModelActors,
     write: WritePredictions,
     plan: WorkerPlan,
-    report: Any,
+    report: Report,
 ) -> ray.data.Dataset:
     """Lay out the way of the data: rows -> pixels -> predictions -> files, of which summaries come back."""
     tasks: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": plan.task_cpus}
-    rows_per_call = _rows_per_call(images, plan.actors, labeler.batch_size)
+    rows_per_call = _rows_per_call(images, plan.actors, actors.batch_size)
     summaries: ray.data.Dataset = (
-        rows.map_batches(decode, batch_size=rows_per_call, **tasks)
+        rows.map_batches(DecodeImages(actors.frame_hw), batch_size=rows_per_call, **tasks)
         .map_batches(
-            labeler.stage,
-            fn_constructor_args=(labeler.load, labeler.options, report),
+            actors.stage,
+            fn_constructor_args=(actors.load, actors.options, report),
             compute=_pool(images, plan),
             batch_size=rows_per_call,
             batch_format="pyarrow",

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from persam_ray.cluster import labeling
-from persam_ray.cluster.labeling import Labeled, Labeler
+from persam_ray.cluster.labeling import Labeled, ModelActors
 from persam_ray.cluster.ledger import Ledger, rows_written, take_stock
 from persam_ray.cluster.plan import WorkerPlan, nodes, plan_workers
 from persam_ray.cluster.reading import read_rows
@@ -26,16 +26,17 @@ from persam_ray.data.storage import exists, join
 from persam_ray.errors import PersamRayError
 from persam_ray.options.base import LabelingConfig
 from persam_ray.runs.counts import Counts
-from persam_ray.runs.directory import begin, opened
+from persam_ray.runs.directory import begin_run, open_run
 from persam_ray.runs.lease import Lease
-from persam_ray.runs.manifest import finish
+from persam_ray.runs.manifest import finish_run
 from persam_ray.runs.outcome import check_complete, check_written
-from persam_ray.runs.summary import summarize
+from persam_ray.runs.summary import summarize, tell_cache_use
 from persam_ray.stages.judge import JudgeOptions
 from persam_ray.stages.write import Run
 from persam_ray.text import public
 
 SHEET = "report/index.html"
+THE_RUN = ""  # a job writes one
 COMPLETE_WITH_FAILURES = 3
 """Exit status of a complete run in which some images could not be labeled."""
 
@@ -52,7 +53,7 @@ class Model:
     """What a job labels with.
 
     Attributes:
-        make: Returns the labeler; called only where there is something to label.
+        make: Returns what it takes to start actors; called only where there is something to label.
         method: Its rows' name.
         judge: How rows with ground truth are judged.
         fingerprints: Of the weights and the references, for the manifest.
@@ -61,7 +62,7 @@ class Model:
         cache_uri: Of its feature cache, if it has one.
     """
 
-    make: Callable[[], Labeler]
+    make: Callable[[], ModelActors]
     method: str
     judge: JudgeOptions
     fingerprints: Mapping[str, Any]
@@ -92,11 +93,11 @@ def label_dataset(
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     if config.log == "json":
         log_as_json(run_id)
-    with opened(config.output, inputs, overwrite=config.overwrite) as (output, lease), session():
+    with open_run(config.output, inputs, overwrite=config.overwrite) as (output, lease), session():
         plan = plan_workers(nodes(), config.actors, config.gpus)
         model = load(plan)
         lease.check()
-        history = begin(output, _identity(config, dataset, model), run_id)
+        history = begin_run(output, _identity(config, dataset, model), run_id)
         loaded_s = time.perf_counter()
         ledger = take_stock(dataset, output, plan)
         _tell(ledger)
@@ -104,34 +105,35 @@ def label_dataset(
         run = Run(output, model.method, model.judge, config.min_area_fraction)
         labeled = _label(ledger, model, run, plan, config, lease)
         prepare_s = time.perf_counter() - listed_s - labeled.wall_s
-        outcome = ledger.outcome + labeled.outcomes[""]
+        outcome = ledger.outcome + labeled.outcomes[THE_RUN]
         check_complete(outcome.counts, ledger.images + ledger.removed)
         check_written(outcome.counts, rows_written(output, plan))
         metrics = outcome.metrics()
         if ledger.left or not exists(join(output, SHEET)):
             labeling.write_sheet(dataset, run, outcome, metrics, plan)
         lease.check()
-        seconds = {"load": loaded_s - started_s, "list": listed_s - loaded_s, "prepare": prepare_s, **labeled.seconds}
+        waited = {"load": loaded_s - started_s, "list": listed_s - loaded_s, "prepare": prepare_s}
         history[-1] |= ledger.as_dict() | {"label_s": round(labeled.wall_s, 3)}
-        fingerprints = {**model.fingerprints, "feature_cache": vars(labeled.cache_use) if model.cache_uri else None}
-        facts = (config.as_dict(), fingerprints, outcome.counts, metrics, seconds, history)
-        finish(output, *facts)
+        cache = vars(outcome.effort.cache) if model.cache_uri else None
+        fingerprints = {**model.fingerprints, "feature_cache": cache}
+        seconds = waited | labeled.seconds(THE_RUN)
+        finish_run(output, config.as_dict(), fingerprints, outcome.counts, metrics, seconds, history)
     if model.cache_uri:
-        labeled.cache_use.tell(model.cache_uri)
+        tell_cache_use(model.cache_uri, outcome.effort.cache)
     summarize(output, outcome.counts, ledger.left, metrics, labeled.wall_s)
     return COMPLETE_WITH_FAILURES if outcome.counts.failed else 0
 
 
 def _label(ledger: Ledger, model: Model, run: Run, plan: WorkerPlan, config: LabelingConfig, lease: Lease) -> Labeled:
     if ledger.left == 0:
-        return Labeled.nothing([""])
+        return Labeled.nothing([THE_RUN])
 
     def watch(counts: Counts) -> None:
         lease.check_told()
         check_failures(ledger.outcome.counts + counts, config.max_failed_fraction)
 
     rows = read_rows(ledger.dataset, plan, ledger.done)
-    return labeling.label_images(rows, ledger.left, model.make(), {"": run}, plan, model.reference_ids, watch)
+    return labeling.label_images(rows, ledger.left, model.make(), {THE_RUN: run}, plan, model.reference_ids, watch)
 
 
 def check_failures(counts: Counts, max_failed_fraction: float) -> None:

@@ -2,7 +2,7 @@
 
     sam = load_checkpoint(uri)
     made = make_targets(sam, references, options, method, plan)     what tells SAM what to look for, made once
-    labeler = persam_labeler(sam, {method: made}, options)          what labeling.label_images takes
+    actors = sam_actors(sam, {method: made}, options)               what labeling.label_images takes
 
 The driver holds references and facts: no weights.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import ray
 
-from persam_ray.cluster.labeling import Labeler
+from persam_ray.cluster.labeling import ModelActors
 from persam_ray.cluster.plan import WorkerPlan, on_this_node
 from persam_ray.data.checkpoints import read_sam
 from persam_ray.images import fitted_size_hw, resized_size_hw
@@ -131,8 +131,8 @@ def make_targets(
     return made
 
 
-def persam_labeler(sam: LoadedSam, made: Mapping[str, MadeTargets], options: SegmentOptions) -> Labeler:
-    """Return a labeler that encodes each image once for all methods of which there are targets."""
+def sam_actors(sam: LoadedSam, made: Mapping[str, MadeTargets], options: SegmentOptions) -> ModelActors:
+    """Return what it takes to start actors that encode each image once for all methods of which there are targets."""
     load = partial(_fetch_sam, sam.checkpoint, {method: own.targets for method, own in made.items()})
     frame_hw = partial(resized_size_hw, image_size_px=sam.image_size_px)
 
@@ -141,7 +141,7 @@ def persam_labeler(sam: LoadedSam, made: Mapping[str, MadeTargets], options: Seg
         ended, _ = ray.wait(seconds, num_returns=len(seconds), timeout=0)  # what still runs is not why actors failed
         ray.get(ended)
 
-    return Labeler(SegmentWithPersam, load, options, frame_hw, options.batch_size, check)
+    return ModelActors(SegmentWithPersam, load, options, frame_hw, options.batch_size, check)
 
 
 def _fetch_sam(
@@ -220,8 +220,8 @@ def _fetch(reference: ray.ObjectRef[Checkpoint]) -> Checkpoint:
     return ray.get(reference)
 
 
-def mask_rcnn_labeler(detector: LoadedDetector, options: DetectOptions) -> Labeler:
-    """Return a labeler that finds instances by a trained Mask R-CNN."""
+def mask_rcnn_actors(detector: LoadedDetector, options: DetectOptions) -> ModelActors:
+    """Return what it takes to start actors that find instances by a trained Mask R-CNN."""
     shorter_px, longer_px = detector.frame_px
     frame_hw = partial(fitted_size_hw, shorter_px=shorter_px, longer_px=longer_px)
-    return Labeler(SegmentWithMaskRcnn, partial(_fetch, detector.checkpoint), options, frame_hw)
+    return ModelActors(SegmentWithMaskRcnn, partial(_fetch, detector.checkpoint), options, frame_hw)

@@ -1,8 +1,13 @@
-"""TODO cluster.progress."""
+"""Progress of work on the cluster: workers report to an actor, and the driver shows what it has.
+
+Messages are not waited for and may be lost, and a task that is tried again reports again: this is to look at. Figures
+that stay travel with the rows (`runs.effort`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,6 +17,24 @@ from ray.exceptions import RayError
 
 from persam_ray.cluster.counter import ProgressCounter
 from persam_ray.cluster.plan import on_this_node
+from persam_ray.console import show_progress
+from persam_ray.stages.progress import Report
+
+
+@contextmanager
+def counted_progress(title: str, total: int) -> Iterator[Report]:
+    """Show the progress of the work within.
+
+    Args:
+        title: What is being done.
+        total: Number of images.
+
+    Yields:
+        What workers call to report; it may travel to them.
+    """
+    counter = start_counter()
+    with show_progress(title, total, partial(read_counter, counter)):
+        yield partial(_report, counter)
 
 
 def start_counter() -> Any:
@@ -19,19 +42,14 @@ def start_counter() -> Any:
     return ray.remote(ProgressCounter).options(num_cpus=0, scheduling_strategy=on_this_node(soft=False)).remote()
 
 
-def read_counter(counter: Any) -> tuple[int, int, dict[str, float]]:
-    """Return what the counter has; zeros if it is gone, for it is only there to look at."""
+def read_counter(counter: Any) -> tuple[int, int]:
+    """Return images and failures so far; zeros if the actor is gone."""
     try:
-        sums: tuple[int, int, dict[str, float]] = ray.get(counter.read.remote())
+        sums: tuple[int, int] = ray.get(counter.read.remote())
     except RayError:
-        return 0, 0, {}
+        return 0, 0
     return sums
 
 
-def report_to(counter: Any) -> partial[None]:
-    """Return what a stage calls to report to the counter, without waiting for it."""
-    return partial(_report, counter)
-
-
-def _report(counter: Any, images: int, failed: int, seconds: Mapping[str, float]) -> None:
-    counter.add.remote(images, failed, seconds)
+def _report(counter: Any, images: int, failed: int) -> None:
+    counter.add.remote(images, failed)

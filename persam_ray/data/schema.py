@@ -5,9 +5,8 @@ IMAGES are the input shards, PREDICTIONS the output: exactly one row per input i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -88,41 +87,32 @@ class SchemaError(PersamRayError, ValueError):
     """A Parquet file's columns are not those of the contract; the message names the file and the column."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One row of PREDICTIONS.
+def prediction_row(
+    image_id: str,
+    size_hw: tuple[int, int] | None,
+    error: str | None = None,
+    instances: Sequence[Mapping[str, Any]] = (),
+    version: str | None = None,
+) -> dict[str, Any]:
+    """Return a row of PREDICTIONS as plain values.
 
-    Attributes:
+    Args:
         image_id: As in the input.
         size_hw: (h, w) of the original photo; None where it could not be decoded.
         error: What was wrong with the image; None when it was labeled.
-        instances: What was found; empty when nothing was, or on failure.
+        instances: What was found (`instance_row`); empty when nothing was, or on failure.
         version: Of the photo's file; None where it could not be read.
     """
-
-    image_id: str
-    size_hw: tuple[int, int] | None
-    error: str | None
-    instances: tuple[Segmentation, ...] = ()
-    version: str | None = None
-
-    @property
-    def status(self) -> Literal["ok", "failed"]:
-        """`failed` where there is an error."""
-        return "ok" if self.error is None else "failed"
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the row as plain values, masks encoded."""
-        height, width = self.size_hw or (None, None)
-        return {
-            "image_id": self.image_id,
-            "height": height,
-            "width": width,
-            "status": self.status,
-            "error": self.error,
-            "instances": [instance_row(instance) for instance in self.instances],
-            "version": self.version,
-        }
+    height, width = size_hw or (None, None)
+    return {
+        "image_id": image_id,
+        "height": height,
+        "width": width,
+        "status": "ok" if error is None else "failed",
+        "error": error,
+        "instances": list(instances),
+        "version": version,
+    }
 
 
 def instance_row(instance: Segmentation) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class OutputError(PersamRayError, ValueError):
     """The output is already in use; the message says by what."""
 
 
-def prepare(output: str, inputs: Iterable[str], *, overwrite: bool, resume: bool = False) -> str:
+def prepare_output(output: str, inputs: Iterable[str], *, overwrite: bool, resume: bool = False) -> str:
     """Make sure that a run can be written, before any work, and return its URI, absolute if it is a path.
 
     Args:
@@ -79,29 +79,29 @@ def _check(output: str, inputs: Iterable[str]) -> tuple[str, list[str]]:
 
 
 @contextmanager
-def opened(output: str, inputs: Iterable[str], *, overwrite: bool) -> Iterator[tuple[str, Lease]]:
+def open_run(output: str, inputs: Iterable[str], *, overwrite: bool) -> Iterator[tuple[str, Lease]]:
     """Hold a run directory for one job, to begin or to go on with a run.
 
     Args:
         output: The run directory.
-        inputs: As for `prepare`.
+        inputs: As for `prepare_output`.
         overwrite: Remove an earlier run's files.
 
     Yields:
         Its absolute URI, and the lease.
 
     Raises:
-        OutputError: As for `prepare`; files of a run that cannot be gone on with are there.
+        OutputError: As for `prepare_output`; files of a run that cannot be gone on with are there.
         LeaseError: Another job writes there.
         StorageError: It cannot be written.
     """
     output, _ = _check(output, inputs)
     with Lease(output) as lease:
         resume = not overwrite and exists(join(output, RUN))
-        yield prepare(output, inputs, overwrite=overwrite, resume=resume), lease
+        yield prepare_output(output, inputs, overwrite=overwrite, resume=resume), lease
 
 
-def begin(output: str, identity: Mapping[str, Any], run_id: str) -> list[dict[str, Any]]:
+def begin_run(output: str, identity: Mapping[str, Any], run_id: str) -> list[dict[str, Any]]:
     """Write run.json, which says what is run here, and take away the manifest until the run is complete.
 
     Args:

@@ -16,7 +16,7 @@ from persam_ray.text import public
 VERSIONED = ("persam-ray", "ray", "torch", "segment-anything", "timm", "pyarrow", "numpy", "pillow", "pycocotools")
 
 
-def finish(
+def finish_run(
     output: str,
     config: Mapping[str, Any],
     fingerprints: Mapping[str, Any],

@@ -1,15 +1,17 @@
-"""TODO runs.outcome."""
+"""What a run came to: its writers' summaries, added up."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any
 
 from persam_ray.metrics.scores import Metrics, metrics_of
 from persam_ray.runs.counts import Counts
 from persam_ray.runs.directory import OutputError
+from persam_ray.runs.effort import Effort
 
 
 @dataclass(frozen=True)
@@ -18,15 +20,17 @@ class Outcome:
 
     Attributes:
         counts: What was done.
-        judged: Packed summaries (judging.pack) of the images that have ground truth.
+        judged: Packed summaries (`metrics.summary.pack`) of the images that have ground truth.
+        effort: What it took; nothing for rows of earlier runs.
     """
 
     counts: Counts
     judged: tuple[bytes, ...]
+    effort: Effort = field(default_factory=Effort)
 
     def __add__(self, other: Outcome) -> Outcome:
         """Add up the outcomes of different images."""
-        return Outcome(self.counts + other.counts, self.judged + other.judged)
+        return Outcome(self.counts + other.counts, self.judged + other.judged, self.effort + other.effort)
 
     def metrics(self) -> Metrics | None:
         """Return the metrics of the images that have ground truth, if any has."""
@@ -34,14 +38,13 @@ class Outcome:
 
 
 def add_up(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Outcome]:
-    """Add up the SUMMARY rows that the writers return, as they arrive, by run."""
-    counts: dict[str, Counts] = defaultdict(Counts)
-    judged: dict[str, list[bytes]] = defaultdict(list)
+    """Add up the SUMMARY rows that the writers return, by run: each file counts once, as it was written last."""
+    files: dict[str, dict[str, Outcome]] = {}
     for row in summaries:
-        counts[row["run"]] += Counts.from_json(row["counts"])
-        if row["judged"] is not None:
-            judged[row["run"]].append(row["judged"])
-    return {run: Outcome(own, tuple(judged[run])) for run, own in counts.items()}
+        judged = () if row["judged"] is None else (row["judged"],)
+        outcome = Outcome(Counts.from_json(row["counts"]), judged, Effort.from_json(row["effort"]))
+        files.setdefault(row["run"], {})[row["file"]] = outcome
+    return {run: reduce(add, outcomes.values()) for run, outcomes in files.items()}
 
 
 def check_complete(counts: Counts, images: int) -> None:

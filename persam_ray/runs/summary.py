@@ -1,4 +1,4 @@
-"""TODO runs.summary."""
+"""The lines that a labeling run closes with."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from persam_ray.text import public
 if TYPE_CHECKING:
     from persam_ray.metrics.scores import Metrics
     from persam_ray.runs.counts import Counts
+    from persam_ray.runs.effort import CacheUse
 
 
 def summarize(output: str, counts: Counts, labeled: int, metrics: Metrics | None, label_s: float) -> None:
@@ -37,3 +38,13 @@ def summarize(output: str, counts: Counts, labeled: int, metrics: Metrics | None
         if values["miou"] is not None:
             console.print(f"{category}: mIoU {values['miou']:.3f}, AP50 {values['ap50']:.3f}")
     console.print(f"results: {output}")
+
+
+def tell_cache_use(uri: str, use: CacheUse) -> None:
+    """Say in one line what came of the feature cache at a URI."""
+    line = f"feature cache {public(uri)}: {use.hits} photos found, {use.misses} encoded"
+    if use.not_kept:
+        line += f"; it is full (--feature-cache-gb), {use.not_kept} were not kept"
+    if use.failure:
+        line += f"; it failed, and the run went on without: {use.failure}"
+    console.print(line)

@@ -1,4 +1,4 @@
-"""TODO stages.detect."""
+"""The stage that holds a trained Mask R-CNN: PIXELS rows in, LABELED rows out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from persam_ray.compute.model_libraries import load_libraries
+from persam_ray.data.schema import instance_row
 from persam_ray.stages.progress import Report
-from persam_ray.stages.rows import labeled, pixels_of, split
+from persam_ray.stages.rows import TableLabels
 
 if TYPE_CHECKING:
     from persam_ray.compute.precision import Precision
@@ -65,10 +66,12 @@ class SegmentWithMaskRcnn:
         """Turn PIXELS rows into LABELED rows, in the same order."""
         from persam_ray.mask_rcnn.prediction import predict_resized
 
-        rows, usable = split(table, self._report)
-        for photo in usable:
+        labels = TableLabels(table, [MASK_RCNN])
+        labels.report_failed(self._report)
+        for photo in labels.photos:
             started_s = time.perf_counter()
-            found = predict_resized(self._model, pixels_of(table, photo.index), photo.size_hw, self._limits)
-            rows[photo.index] = photo.row(found)
-            self._report(1, 0, {MASK_RCNN: time.perf_counter() - started_s})
-        return labeled(table, {MASK_RCNN: rows})
+            found = predict_resized(self._model, photo.pixels_hw3, photo.size_hw, self._limits)
+            labels.add(MASK_RCNN, photo, map(instance_row, found))
+            labels.spend(MASK_RCNN, [photo], time.perf_counter() - started_s)
+            self._report(1, 0)
+        return labels.to_table()

@@ -1,12 +1,12 @@
-"""TODO stages.progress."""
+"""What stages tell whoever watches them work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-Report = Callable[[int, int, Mapping[str, float]], None]
-"""Called with images done, images failed among them, and seconds spent by step; for progress display only."""
+Report = Callable[[int, int], None]
+"""Called with images done and failures among them. To look at only: messages may be lost, or come twice."""
 
 
-def nowhere(_images: int, _failed: int, _seconds: Mapping[str, float]) -> None:
+def nowhere(_images: int, _failed: int) -> None:
     """Report to nobody."""

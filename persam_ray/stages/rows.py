@@ -1,62 +1,114 @@
-"""Between a table and a model: rows that it can look at, their pixels, and the rows that come of them; no ray here."""
+"""Between a table and a model: the photos that it can look at, their pixels, and the rows that come of them."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from persam_ray.data.schema import Prediction
+from persam_ray.data.schema import prediction_row
+from persam_ray.runs.effort import CacheOutcome
 from persam_ray.stages.progress import Report
 from persam_ray.stages.tables import LABELED
-from persam_ray.types import ByteArray, Segmentation
+from persam_ray.types import ByteArray
 
-Row = dict[str, Any]
-"""Of PREDICTIONS: run-length strings, no masks, of which a table of large photos would fill the memory."""
+InstanceRow = dict[str, Any]
+"""Plain values of the INSTANCE struct: a run-length string, no mask, of which large photos would fill the memory."""
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A row that a model can look at."""
+class DecodedPhoto:
+    """A row of PIXELS that a model can look at.
+
+    Attributes:
+        index: Of the row in its table.
+        size_hw: (h, w) of the original photo.
+        pixels_hw3: uint8 RGB of the model frame, a view of the table's memory.
+    """
 
     index: int
-    image_id: str
     size_hw: tuple[int, int]
-    version: str | None
-
-    def row(self, instances: Sequence[Segmentation] = ()) -> Row:
-        """Return its prediction."""
-        return Prediction(self.image_id, self.size_hw, None, tuple(instances), self.version).to_row()
+    pixels_hw3: ByteArray
 
 
-def split(table: pa.Table, report: Report) -> tuple[dict[int, Row], list[Photo]]:
-    """Return the predictions of the rows that failed already, by index, and the other rows."""
-    rows = table.select(["image_id", "height", "width", "error", "version"]).to_pylist()
-    failed, usable = {}, []
-    for index, row in enumerate(rows):
-        if row["error"] is None:
-            usable.append(Photo(index, row["image_id"], (row["height"], row["width"]), row["version"]))
-        else:
-            size_hw = None if row["height"] is None else (row["height"], row["width"])
-            failed[index] = Prediction(row["image_id"], size_hw, row["error"], version=row["version"]).to_row()
-    if failed:
-        report(len(failed), len(failed), {})
-    return failed, usable
+class TableLabels:
+    """What a model finds in the photos of one table, gathered into LABELED rows.
+
+    Args:
+        table: PIXELS rows.
+        methods: Names of the methods that label it; each gives a row for each photo.
+
+    Attributes:
+        photos: The rows that a model can look at; the others have failed already.
+    """
+
+    def __init__(self, table: pa.Table, methods: Iterable[str]) -> None:
+        self._table = table
+        self._rows = table.drop(["pixels", "pixels_height", "pixels_width"]).to_pylist()
+        self.photos = [
+            DecodedPhoto(index, (row["height"], row["width"]), _pixels_of(table, index))
+            for index, row in enumerate(self._rows)
+            if row["error"] is None
+        ]
+        self._instances: dict[str, dict[int, list[InstanceRow]]] = {
+            method: {photo.index: [] for photo in self.photos} for method in methods
+        }
+        self._seconds = {method: [{"decode": row["decode_s"]} for row in self._rows] for method in self._instances}
+        self._cache: dict[int, tuple[CacheOutcome, str | None]] = {}
+
+    def report_failed(self, report: Report) -> None:
+        """Report the photos that had failed before."""
+        if failed := len(self._rows) - len(self.photos):
+            report(failed, failed)
+
+    def add(self, method: str, photo: DecodedPhoto, instances: Iterable[InstanceRow]) -> None:
+        """Add instances that a method has found in a photo."""
+        self._instances[method][photo.index] += instances
+
+    def spend(
+        self, step: str, photos: Sequence[DecodedPhoto], seconds: float, methods: Iterable[str] | None = None
+    ) -> None:
+        """Add the seconds that a step took for some photos, in equal parts.
+
+        Args:
+            step: Its name.
+            photos: All that it was done for.
+            seconds: What it took.
+            methods: Whose rows have them; None for all, which share the step.
+        """
+        for method in self._instances if methods is None else methods:
+            for photo in photos:
+                spent = self._seconds[method][photo.index]
+                spent[step] = spent.get(step, 0.0) + seconds / len(photos)
+
+    def looked_up(self, photo: DecodedPhoto, outcome: CacheOutcome, failure: str | None) -> None:
+        """Note what came of the feature cache for a photo, and why it failed, if it did."""
+        self._cache[photo.index] = outcome, failure
+
+    def to_table(self) -> pa.Table:
+        """Return LABELED rows: each method's, in the table's order."""
+        rows = [
+            self._labeled_row(method, index, row) for method in self._instances for index, row in enumerate(self._rows)
+        ]
+        return pa.Table.from_pylist(rows, schema=LABELED)
+
+    def _labeled_row(self, method: str, index: int, row: Mapping[str, Any]) -> dict[str, Any]:
+        size_hw = None if row["height"] is None else (row["height"], row["width"])
+        instances = self._instances[method].get(index, ())
+        outcome, failure = self._cache.get(index, (None, None))
+        return {
+            **prediction_row(row["image_id"], size_hw, row["error"], instances, row["version"]),
+            "annotations": row["annotations"],
+            "method": method,
+            "seconds": list(self._seconds[method][index].items()),
+            "cache": outcome,
+            "cache_failure": failure,
+        }
 
 
-def pixels_of(table: pa.Table, index: int) -> ByteArray:
-    """Return a row's pixels (h, w, 3) as a view of the table's memory."""
+def _pixels_of(table: pa.Table, index: int) -> ByteArray:
     flat = np.frombuffer(table["pixels"][index].as_buffer(), dtype=np.uint8)
     return flat.reshape(table["pixels_height"][index].as_py(), table["pixels_width"][index].as_py(), 3)
-
-
-def labeled(table: pa.Table, rows: Mapping[str, Mapping[int, Row]]) -> pa.Table:
-    """Return LABELED rows: each method's, by the row of the table that they are of, in the table's order."""
-    annotations = table["annotations"].to_pylist()
-    in_order: list[Row] = [
-        by_index[index] | {"annotations": annotations[index], "method": method}
-        for method, by_index in rows.items()
-        for index in sorted(by_index)
-    ]
-    return pa.Table.from_pylist(in_order, schema=LABELED)

@@ -7,10 +7,9 @@ encodes each photo once, or finds its features in a cache.
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -18,11 +17,10 @@ import pyarrow as pa
 from persam_ray.compute.host_memory import keep_freed_memory
 from persam_ray.compute.model_libraries import load_libraries
 from persam_ray.data.schema import instance_row
-from persam_ray.stages.feature_cache import CachedEncoder
+from persam_ray.stages.cached_encoder import CachedEncoder
 from persam_ray.stages.progress import Report
-from persam_ray.stages.rows import Photo, labeled, pixels_of, split
+from persam_ray.stages.rows import DecodedPhoto, TableLabels
 from persam_ray.stages.targets import SegmentOptions, load_sam, on_device
-from persam_ray.types import ByteArray
 
 if TYPE_CHECKING:
     import torch
@@ -79,21 +77,17 @@ class SegmentWithPersam:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Turn PIXELS rows into LABELED rows, in the same order within each method."""
         self._begin()
-        failed, usable = split(table, self._report)
-        rows = {method: failed | {photo.index: photo.row() for photo in usable} for method in self._targets}
-        seconds: defaultdict[str, float] = defaultdict(float)
-        questions = self._questions(usable, [pixels_of(table, photo.index) for photo in usable])
-        for question in _ahead(questions, self._questions_ahead):
+        labels = TableLabels(table, self._targets)
+        labels.report_failed(self._report)
+        for question in _ahead(self._questions(labels), self._questions_ahead):
             started_s = time.perf_counter()
             for photo, instances in zip(question.photos, question.answered(), strict=True):
-                rows[question.method][photo.index]["instances"] += instances
-            for step, spent_s in question.seconds.items():
-                seconds[step] += spent_s
-            seconds[question.method] += time.perf_counter() - started_s
+                labels.add(question.method, photo, instances)
+            seconds = question.seconds + time.perf_counter() - started_s
+            labels.spend(question.method, question.photos, seconds, [question.method])
             if question.is_last:
-                self._report(len(question.photos), 0, dict(seconds))
-                seconds.clear()
-        return labeled(table, rows)
+                self._report(len(question.photos), 0)
+        return labels.to_table()
 
     def _begin(self) -> None:
         """Build SAM, once."""
@@ -113,21 +107,27 @@ class SegmentWithPersam:
             self._cached = CachedEncoder(self._sam, checkpoint.fingerprint, self._options.cache)
         self._load = None
 
-    def _encoders(
-        self, photos: Sequence[Photo], pixels: Sequence[ByteArray]
-    ) -> Iterator[tuple[Sequence[Photo], Callable[[], torch.Tensor]]]:
-        """Yield each batch and what returns its features; behind the last one the cache has all that is new."""
-        size = self._batch_size
-        batches = [slice(start, start + size) for start in range(0, len(photos), size)]
-        if self._cached is None:
-            yield from ((photos[batch], partial(self._sam.encode, pixels[batch])) for batch in batches)
-            return
-        asked = self._cached.ask(pixels)
-        for batch in batches:
-            yield photos[batch], partial(self._cached.encode, pixels[batch], asked[batch])
-        started_s = time.perf_counter()
-        counts = self._cached.settle()
-        self._report(0, 0, counts | {"encode": time.perf_counter() - started_s})
+    def _encoded(self, labels: TableLabels) -> Iterator[tuple[Sequence[DecodedPhoto], torch.Tensor]]:
+        """Yield each batch of photos and their features; behind the last one the cache has all that is new."""
+        photos = labels.photos
+        asked = self._cached.ask([photo.pixels_hw3 for photo in photos]) if self._cached else []
+        for start in range(0, len(photos), self._batch_size):
+            batch = photos[start : start + self._batch_size]
+            pixels = [photo.pixels_hw3 for photo in batch]
+            started_s = time.perf_counter()
+            if self._cached:
+                features_bchw = self._cached.encode(pixels, asked[start : start + len(batch)])
+            else:
+                features_bchw = self._sam.encode(pixels)
+            if self._sam.device.type == "cuda" and len(self._targets) > 1:
+                self._wait()  # else the first method's clock would run while the encoder works
+            labels.spend("encode", batch, time.perf_counter() - started_s)
+            yield batch, features_bchw
+        if self._cached and photos:
+            started_s = time.perf_counter()
+            for photo, (outcome, failure) in zip(photos, self._cached.settle(), strict=True):
+                labels.looked_up(photo, outcome, failure)
+            labels.spend("encode", photos, time.perf_counter() - started_s)
 
     @property
     def _questions_ahead(self) -> int:
@@ -137,14 +137,9 @@ class SegmentWithPersam:
         """
         return int(self._sam.device.type == "cuda" and len(self._targets) == 1 and self._cached is None)
 
-    def _questions(self, photos: Sequence[Photo], pixels: Sequence[ByteArray]) -> Iterator[_Question]:
+    def _questions(self, labels: TableLabels) -> Iterator[_Question]:
         """Ask for every method's targets in every batch of photos, some targets at a time, in this order."""
-        for batch, encode in self._encoders(photos, pixels):
-            started_s = time.perf_counter()
-            features_bchw = encode()
-            if self._sam.device.type == "cuda" and len(self._targets) > 1:
-                self._wait()  # else the first method's clock would run while the encoder works
-            seconds = {"encode": time.perf_counter() - started_s}
+        for batch, features_bchw in self._encoded(labels):
             frames = [self._sam.frame(photo.size_hw) for photo in batch]
             at_once = max(1, PROMPTS_AT_ONCE // len(batch))
             parts = [
@@ -155,9 +150,8 @@ class SegmentWithPersam:
             for number, (method, some) in enumerate(parts, start=1):
                 started_s = time.perf_counter()
                 masks = self._segment(features_bchw, frames, some)
-                seconds[method] = time.perf_counter() - started_s
+                seconds = time.perf_counter() - started_s
                 yield _Question(batch, method, some, masks, seconds, is_last=number == len(parts))
-                seconds = {}
 
     def _wait(self) -> None:
         import torch
@@ -181,15 +175,15 @@ class _Question:
         method: Whose targets.
         targets: Which.
         masks: The answers, on their way.
-        seconds: That asking took, by step.
+        seconds: That asking took.
         is_last: Of its batch.
     """
 
-    photos: Sequence[Photo]
+    photos: Sequence[DecodedPhoto]
     method: str
     targets: Sequence[Target]
     masks: PendingMasks
-    seconds: Mapping[str, float]
+    seconds: float
     is_last: bool
 
     def answered(self) -> list[list[dict[str, Any]]]:
@@ -210,6 +204,3 @@ def _ahead(items: Iterator[ItemT], count: int) -> Iterator[ItemT]:
         if len(made) > count:
             yield made.popleft()
     yield from made
-
-
-# --- Mask R-CNN ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""TODO stages.tables."""
+"""The tables between the stages, as Arrow schemas: READ rows (`data.schema`) come in, SUMMARY rows go out."""
 
 from __future__ import annotations
 
@@ -17,17 +17,35 @@ PIXELS = pa.schema(
         ("annotations", pa.list_(ANNOTATION)),
         ("error", pa.string()),
         VERSION,
+        ("decode_s", pa.float64()),
     ]
 )
-"""`pixels` is the RGB of the model frame as bytes, (pixels_height, pixels_width, 3) row by row."""
+"""Decoded photos: `pixels` is the RGB of the model frame as bytes, (pixels_height, pixels_width, 3) row by row."""
 
+LABELED = pa.schema(
+    [
+        *PREDICTIONS,
+        ("annotations", pa.list_(ANNOTATION)),
+        ("method", pa.string()),
+        ("seconds", pa.map_(pa.string(), pa.float64())),
+        ("cache", pa.string()),
+        ("cache_failure", pa.string()),
+    ]
+)
+"""PREDICTIONS with what the writer needs besides: the ground truth to compare them with, the method that made them, the
+seconds that they took by step, and what came of the feature cache (`runs.effort.CacheOutcome`; null without one)."""
 
-LABELED = PREDICTIONS.append(pa.field("annotations", pa.list_(ANNOTATION))).append(pa.field("method", pa.string()))
-"""PREDICTIONS with the ground truth still beside them, for the writer to compare, and the method that made them."""
-
-
-SUMMARY = pa.schema([("run", pa.string()), ("counts", pa.string()), ("judged", pa.binary())])
-"""What a writer's call came to: its run's name, parts.Counts as JSON, and the packed judging.ShardSummary or null."""
-
+SUMMARY = pa.schema(
+    [
+        ("run", pa.string()),
+        ("file", pa.string()),
+        ("counts", pa.string()),
+        ("judged", pa.binary()),
+        ("effort", pa.string()),
+    ]
+)
+"""One written file: its run and its name, `runs.counts.Counts` as JSON, the packed `metrics.summary.ShardSummary` (null
+where no row has ground truth), and `runs.effort.Effort` as JSON."""
 
 WRITTEN = pa.schema([("images", pa.int64()), ("problems", pa.list_(pa.string()))])
+"""One written shard of IMAGES: its rows, and what could not be read."""

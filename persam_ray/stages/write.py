@@ -1,16 +1,12 @@
-"""The stages of a job around the model: tables in, tables out, for Ray Data's map_batches; no ray here.
-
-READ rows (16 photos, 1 to 64 MB)
-  -> DecodeImages        CPU tasks: bytes -> upright RGB -> resized pixels (0.8 MB at 512, 3 MB at 1024)
-  -> model_stages.py     actors: pixels end here, a few KB of run-length strings go on, a row for each photo and method
-  -> WritePredictions    CPU tasks: a Parquet file per call and run directory, one small summary row of each goes on
-"""
+"""The last stage: rows become files, named after their keys, and one small summary row of each file goes on."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import pyarrow as pa
@@ -20,10 +16,10 @@ from persam_ray.data.schema import IMAGES, PREDICTIONS, mask_fields
 from persam_ray.data.storage import join, write_parquet
 from persam_ray.masks import decode_rle, drop_small_components
 from persam_ray.metrics.summary import pack
-from persam_ray.runs.counts import Counts
+from persam_ray.runs.effort import CacheUse, Effort
 from persam_ray.runs.parts import MATCHES_FOLDER, part_name, write_part
 from persam_ray.stages.judge import JudgeOptions, judge_rows
-from persam_ray.stages.progress import Report, nowhere
+from persam_ray.stages.progress import Report
 from persam_ray.stages.tables import LABELED, SUMMARY, WRITTEN
 
 
@@ -51,16 +47,13 @@ class WritePredictions:
     Attributes:
         runs: Where to, by name.
         reference_ids: Keys that are not judged: the method has seen their masks.
-        report: Where the seconds go.
     """
 
     runs: Mapping[str, Run]
     reference_ids: frozenset[str] = frozenset()
-    report: Report = nowhere
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Write LABELED rows and return a SUMMARY row for each run; `judged` is null where no row has ground truth."""
-        started_s = time.perf_counter()
+        """Write LABELED rows and return a SUMMARY row for each file; `judged` is null where no row has ground truth."""
         summaries = []
         for name, run in self.runs.items():
             own = table.filter(pc.equal(table["method"], run.method))
@@ -68,12 +61,13 @@ class WritePredictions:
             # What could not be read is tried again by the next run, and its file goes then: it has one of its own.
             for rows in (own.filter(is_read), own.filter(pc.invert(is_read))):
                 if len(rows):
-                    counts, judged = self._write(rows, run)
-                    summaries.append({"run": name, "counts": counts.to_json(), "judged": judged})
-        self.report(0, 0, {"write": time.perf_counter() - started_s})
+                    summaries.append({"run": name, **self._write(rows, run)})
         return pa.Table.from_pylist(summaries, schema=SUMMARY)
 
-    def _write(self, table: pa.Table, run: Run) -> tuple[Counts, bytes | None]:
+    def _write(self, table: pa.Table, run: Run) -> dict[str, Any]:
+        """Write a file, and return its SUMMARY row but for the run's name."""
+        started_s = time.perf_counter()
+        effort = effort_of(table)
         if run.min_area_fraction:
             rows = [without_small_parts(row, run.min_area_fraction) for row in table.to_pylist()]
             table = pa.Table.from_pylist(rows, schema=LABELED)
@@ -83,11 +77,20 @@ class WritePredictions:
             summary, matches = judge_rows(annotated, run.judge)
             judged = pack(summary)
             write_parquet(join(run.folder, MATCHES_FOLDER, part_name(table)), matches)
-        return write_part(run.folder, table.select(PREDICTIONS.names).cast(PREDICTIONS), judged), judged
+        counts = write_part(run.folder, table.select(PREDICTIONS.names).cast(PREDICTIONS), judged)
+        effort += Effort({"write": time.perf_counter() - started_s})
+        return {"file": part_name(table), "counts": counts.to_json(), "judged": judged, "effort": effort.to_json()}
 
     def _is_judged(self, row: Mapping[str, Any]) -> bool:
         """A photo that failed is not: it was never compared, and the summary counts it."""
         return row["annotations"] is not None and row["status"] == "ok" and row["image_id"] not in self.reference_ids
+
+
+def effort_of(table: pa.Table) -> Effort:
+    """Add up what LABELED rows took."""
+    steps = [dict(spent) for spent in table["seconds"].to_pylist()]
+    cache = CacheUse.of(table["cache"].to_pylist(), table["cache_failure"].to_pylist())
+    return reduce(add, map(Effort, steps), Effort(cache=cache))
 
 
 def without_small_parts(row: Mapping[str, Any], min_area_fraction: float) -> dict[str, Any]:
@@ -124,5 +127,5 @@ class WriteImages:
         write_parquet(join(self.folder, name), images, compression="none", row_group_size=ROWS_PER_GROUP)
         errors = table.select(["image_id", "error"]).to_pylist()
         problems = [f"{row['image_id']}: {row['error']}" for row in errors if row["error"]]
-        self.report(len(table), len(problems), {})
+        self.report(len(table), len(problems))
         return pa.Table.from_pylist([{"images": len(table), "problems": problems}], schema=WRITTEN)

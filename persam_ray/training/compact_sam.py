@@ -19,9 +19,8 @@ import ray.train
 import ray.train.torch
 
 from persam_ray.cluster.plan import WorkerPlan, in_task
-from persam_ray.cluster.progress import read_counter, report_to, start_counter
+from persam_ray.cluster.progress import counted_progress
 from persam_ray.compute.host_memory import keep_freed_memory
-from persam_ray.console import show_progress
 from persam_ray.data.checkpoints import read_checkpoint
 from persam_ray.data.storage import exists, filesystem, join, list_files, read_json, write_bytes, write_parquet
 from persam_ray.data.weights import locate
@@ -80,10 +79,9 @@ class SamTrainingJob:
 def draw_scenes(output: str, seeds: range, plan: WorkerPlan) -> None:
     """Draw scenes into files below the output, in tasks; files that are there are kept."""
     parts = [seeds[start : start + SCENES_PER_FILE] for start in range(0, len(seeds), SCENES_PER_FILE)]
-    counter = start_counter()
     draw = ray.remote(num_cpus=plan.task_cpus)(_draw)
-    with show_progress("drawing scenes", len(seeds), lambda: read_counter(counter)[:2]):
-        ray.get([draw.remote(output, part, report_to(counter)) for part in parts])
+    with counted_progress("drawing scenes", len(seeds)) as report:
+        ray.get([draw.remote(output, part, report) for part in parts])
 
 
 def _draw(output: str, seeds: range, report: Any) -> None:
@@ -98,7 +96,7 @@ def _draw(output: str, seeds: range, report: Any) -> None:
                 files = {"jpeg": scene.jpeg, "object_map": scene.object_map_png, "groups": scene.object_groups}
                 rows.append({"seed": seed, "view": view, **files})
         write_parquet(uri, pa.Table.from_pylist(rows, SCENE))
-    report(len(seeds), 0, {})
+    report(len(seeds), 0)
 
 
 def read_scenes(output: str) -> list[tuple[PackedScene, PackedScene]]:
@@ -219,10 +217,9 @@ def train_sam(config: TrainSamConfig, output: str) -> FittedSam:
     in_task(plan, _check_model, job)
     draw_scenes(output, range(config.first_seed, config.first_seed + config.scenes), plan)
     started_s = time.perf_counter()
-    counter = start_counter()
     photos = settings.all_steps * settings.photos_per_step
-    with show_progress("training", photos, lambda: read_counter(counter)[:2]):
-        job = replace(job, course=replace(course, report=report_to(counter)))
+    with counted_progress("training", photos) as report:
+        job = replace(job, course=replace(course, report=report))
         fit(train_worker, {"job": job}, output, config.workers, plan)
     epochs = read_json(join(output, HISTORY_FILE))["epochs"]
     return FittedSam(join(output, SAM_FILE), epochs, time.perf_counter() - started_s)

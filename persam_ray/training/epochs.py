@@ -19,7 +19,7 @@ import ray.train.torch
 from persam_ray.cluster.plan import WorkerPlan, nodes, plan_workers
 from persam_ray.data.storage import filesystem, join, write_json
 from persam_ray.errors import ConfigError, PersamRayError
-from persam_ray.stages.progress import Report
+from persam_ray.stages.progress import Report, nowhere
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,10 +37,6 @@ class TrainingError(PersamRayError, ValueError):
     """Training cannot start or go on; the message says why."""
 
 
-def _say_nothing(_images: int, _failed: int, _seconds: Mapping[str, float]) -> None:
-    """Report to nobody."""
-
-
 @dataclass(frozen=True)
 class Course:
     """How long is trained, and what is left behind.
@@ -50,14 +46,14 @@ class Course:
         epoch_steps: Steps between two reports and checkpoints.
         output: URI below which the model and its history are written.
         settings: For the history: what the optimiser was told.
-        report: Where progress goes: photos, failures, seconds by step.
+        report: Where progress goes: photos and failures.
     """
 
     steps: int
     epoch_steps: int
     output: str
     settings: Mapping[str, Any]
-    report: Report = _say_nothing
+    report: Report = nowhere
 
     @property
     def epochs(self) -> int:
@@ -99,7 +95,7 @@ def train_epochs(
             rate = float(schedule.get_last_lr()[0])
             losses, photos = take_step(step)
             values.append(losses | {"learning_rate": rate})
-            course.report(photos, 0, {})
+            course.report(photos, 0)
         history.append(
             {"epoch": epoch, "steps": len(values), **_means(values), "seconds": time.perf_counter() - started_s}
         )

@@ -18,10 +18,10 @@ import ray.train.torch
 
 from persam_ray.cluster import models
 from persam_ray.cluster.plan import WorkerPlan
-from persam_ray.cluster.progress import read_counter, report_to, start_counter
+from persam_ray.cluster.progress import counted_progress
 from persam_ray.cluster.reading import read_rows
 from persam_ray.compute.precision import Precision
-from persam_ray.console import console, show_progress
+from persam_ray.console import console
 from persam_ray.data.dataset import Dataset
 from persam_ray.data.storage import join, read_json, write_bytes
 from persam_ray.data.weights import DETECTOR_FILE, locate_start
@@ -169,10 +169,9 @@ def train_detector(config: TrainingConfig, categories: tuple[str, ...], dataset:
     start = _check_once(job, dataset, plan)
     console.print(f"Mask R-CNN ({backbone}) starts from {public(start_uri or 'random weights')}: {start}")
     started_s = time.perf_counter()
-    counter = start_counter()
     photos = job.settings.steps * job.settings.photos_per_step
-    with show_progress("training", photos, lambda: read_counter(counter)[:2]):
-        job = replace(job, course=replace(job.course, report=report_to(counter)))
+    with counted_progress("training", photos) as report:
+        job = replace(job, course=replace(job.course, report=report))
         fit(train_worker, {"job": job}, output, config.workers, plan, {"train": read_rows(dataset, plan)})
     epochs = read_json(join(output, HISTORY_FILE))["epochs"]
     return Fitted(join(output, DETECTOR_FILE), start, epochs, time.perf_counter() - started_s)

@@ -6,7 +6,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from persam_ray.data.schema import ANNOTATION, IMAGES, INSTANCE, PREDICTIONS, READ, Prediction, SchemaError, conform
+from persam_ray.data.schema import (
+    ANNOTATION,
+    IMAGES,
+    INSTANCE,
+    PREDICTIONS,
+    READ,
+    SchemaError,
+    conform,
+    instance_row,
+    prediction_row,
+)
 from persam_ray.masks import decode_rle
 from persam_ray.types import Segmentation
 
@@ -50,7 +60,7 @@ def test_the_columns_are_those_of_the_contract() -> None:
 
 def test_a_prediction_survives_parquet() -> None:
     found = Segmentation("cup", MASK, (2.0, 1.0, 4.0, 3.0), 0.5, similarity=0.75, predicted_iou=0.25)
-    row = Prediction("a/b.jpg", (4, 5), None, (found,)).to_row()
+    row = prediction_row("a/b.jpg", (4, 5), None, [instance_row(found)])
     (read,) = stored(pa.Table.from_pylist([row], schema=PREDICTIONS)).to_pylist()
     instance = read["instances"][0]
     np.testing.assert_array_equal(decode_rle(instance.pop("rle"), (4, 5)), MASK)
@@ -64,7 +74,7 @@ def test_a_prediction_survives_parquet() -> None:
 
 
 def test_a_failed_image_has_a_reason_no_instances_and_perhaps_no_size() -> None:
-    row = Prediction("a.jpg", None, "damaged").to_row()
+    row = prediction_row("a.jpg", None, "damaged")
     assert row == {
         "image_id": "a.jpg", "height": None, "width": None, "status": "failed", "error": "damaged", "instances": [],
         "version": None,
@@ -72,7 +82,7 @@ def test_a_failed_image_has_a_reason_no_instances_and_perhaps_no_size() -> None:
 
 
 def test_what_another_method_does_not_know_is_null() -> None:
-    row = Prediction("a.jpg", (4, 5), None, (Segmentation("cup", MASK, (2, 1, 4, 3), 1.0),)).to_row()
+    row = prediction_row("a.jpg", (4, 5), None, [instance_row(Segmentation("cup", MASK, (2, 1, 4, 3), 1.0))])
     assert (row["instances"][0]["similarity"], row["instances"][0]["predicted_iou"]) == (None, None)
 
 

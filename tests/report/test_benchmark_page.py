@@ -13,7 +13,7 @@ from persam_ray.benchmark.rows import FailedRow, Row, as_json, charts, table
 from persam_ray.console import show_table
 from persam_ray.data.dataset import Dataset
 from persam_ray.data.listing import open_dataset
-from persam_ray.data.schema import Prediction
+from persam_ray.data.schema import instance_row, prediction_row
 from persam_ray.metrics.scores import accumulate
 from persam_ray.metrics.summary import merged
 from persam_ray.report.benchmark_page import MethodRun, write_benchmark_report
@@ -53,11 +53,11 @@ def write_run(folder: Path, dataset: Dataset, method: str, shift: int, failed: C
     rows = [row for shard in dataset.shards for table in shard.read() for row in table.to_pylist()]
     labeled = [
         (
-            Prediction(row["image_id"], size, "no luck")
+            prediction_row(row["image_id"], size, "no luck")
             if row["image_id"] in failed
-            else Prediction(row["image_id"], size, None, found_in(index, size, shift))
-        ).to_row()
-        | {"annotations": row["annotations"], "method": method}
+            else prediction_row(row["image_id"], size, None, list(map(instance_row, found_in(index, size, shift))))
+        )
+        | {"annotations": row["annotations"], "method": method, "seconds": []}
         for index, row in enumerate(rows)
         for size in [(row["height"], row["width"])]
     ]

@@ -5,9 +5,9 @@ import pytest
 
 from persam_ray.data.storage import StorageError
 from persam_ray.runs.counts import Counts
-from persam_ray.runs.directory import OutputError, begin, prepare
+from persam_ray.runs.directory import OutputError, begin_run, prepare_output
 from persam_ray.runs.manifest import VERSIONED, write_manifest
-from persam_ray.runs.outcome import Outcome, add_up, check_complete
+from persam_ray.runs.outcome import check_complete
 
 
 def files_below(folder: Path) -> list[str]:
@@ -23,7 +23,7 @@ def old_run(folder: Path) -> Path:
 
 
 def test_a_new_folder_is_made_and_left_empty(tmp_path: Path) -> None:
-    prepare(str(tmp_path / "a" / "run"), [], overwrite=False)
+    prepare_output(str(tmp_path / "a" / "run"), [], overwrite=False)
     assert (tmp_path / "a" / "run").is_dir()
     assert files_below(tmp_path) == []
 
@@ -31,14 +31,14 @@ def test_a_new_folder_is_made_and_left_empty(tmp_path: Path) -> None:
 def test_an_earlier_run_is_not_touched_unasked(tmp_path: Path) -> None:
     before = files_below(old_run(tmp_path / "run"))
     with pytest.raises(OutputError, match=r"--output .*run: holds 3 files already \(manifest\.json, .*use --overwrite"):
-        prepare(str(tmp_path / "run"), [], overwrite=False)
+        prepare_output(str(tmp_path / "run"), [], overwrite=False)
     assert files_below(tmp_path / "run") == before
 
 
 def test_overwriting_removes_the_earlier_run_and_nothing_beside_it(tmp_path: Path) -> None:
     old_run(tmp_path / "run*")
     old_run(tmp_path / "run1")
-    prepare(str(tmp_path / "run*"), [], overwrite=True)
+    prepare_output(str(tmp_path / "run*"), [], overwrite=True)
     assert files_below(tmp_path / "run*") == []
     assert len(files_below(tmp_path / "run1")) == 3
 
@@ -47,7 +47,7 @@ def test_what_no_run_writes_is_never_removed(tmp_path: Path) -> None:
     old_run(tmp_path / "run")
     (tmp_path / "run" / "holiday.jpg").write_bytes(b"precious")
     with pytest.raises(OutputError, match=r"holds files that no run writes \(holiday\.jpg, \.\.\.\)"):
-        prepare(str(tmp_path / "run"), [], overwrite=True)
+        prepare_output(str(tmp_path / "run"), [], overwrite=True)
     assert len(files_below(tmp_path / "run")) == 4
 
 
@@ -57,23 +57,23 @@ def test_what_no_run_writes_is_never_removed(tmp_path: Path) -> None:
 )
 def test_output_and_input_may_not_lie_within_each_other(tmp_path: Path, output: str, source: str) -> None:
     with pytest.raises(OutputError, match="must not lie within"):
-        prepare(str(tmp_path / output), [str(tmp_path / source)], overwrite=True)
+        prepare_output(str(tmp_path / output), [str(tmp_path / source)], overwrite=True)
 
 
 def test_folders_that_share_the_start_of_their_names_are_apart(tmp_path: Path) -> None:
-    assert prepare(str(tmp_path / "photos-labels"), [str(tmp_path / "photos")], overwrite=False)
+    assert prepare_output(str(tmp_path / "photos-labels"), [str(tmp_path / "photos")], overwrite=False)
 
 
 def test_a_relative_output_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # workers may have another working directory
-    assert prepare("run", [], overwrite=False) == str(tmp_path / "run")
+    assert prepare_output("run", [], overwrite=False) == str(tmp_path / "run")
 
 
 def test_a_run_is_gone_on_with_only_by_the_same(tmp_path: Path) -> None:
     identity = {"--method": "persam", "--reference-ids": ["a"], "references": {"top": ["sha256:1"]}, "area": 0.5}
-    (first,) = begin(str(tmp_path), identity, "1")
+    (first,) = begin_run(str(tmp_path), identity, "1")
     (tmp_path / "manifest.json").write_text("{}")
-    runs = begin(str(tmp_path), identity, "2")
+    runs = begin_run(str(tmp_path), identity, "2")
     assert [run["run_id"] for run in runs] == ["1", "2"]
     assert first["started"] <= runs[1]["started"]
     assert not (tmp_path / "manifest.json").exists()
@@ -86,12 +86,12 @@ def test_a_run_is_gone_on_with_only_by_the_same(tmp_path: Path) -> None:
         ({"new": 1.0}, "new was None, and now is 1.0"),
     ]:
         with pytest.raises(OutputError, match=says):
-            begin(str(tmp_path), identity | changed, "3")
+            begin_run(str(tmp_path), identity | changed, "3")
 
 
 def test_a_run_that_failed_before_it_labeled_anything_binds_nobody(tmp_path: Path) -> None:
-    begin(str(tmp_path), {"--sam": "damaged"}, "1")
-    (mended,) = begin(str(tmp_path), {"--sam": "mended"}, "2")
+    begin_run(str(tmp_path), {"--sam": "damaged"}, "1")
+    (mended,) = begin_run(str(tmp_path), {"--sam": "mended"}, "2")
     assert mended["run_id"] == "2"
     assert json.loads((tmp_path / "run.json").read_text())["identity"] == {"--sam": "mended"}
 
@@ -100,7 +100,7 @@ def test_a_run_that_failed_before_it_labeled_anything_binds_nobody(tmp_path: Pat
 def test_a_damaged_run_file_is_said_to_be_so(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(OutputError, match=r"its run\.json is damaged"):
-        begin(str(tmp_path), {}, "1")
+        begin_run(str(tmp_path), {}, "1")
 
 
 def test_fewer_rows_than_images_is_no_complete_run() -> None:
@@ -127,29 +127,8 @@ def test_the_manifest_keeps_no_secrets(tmp_path: Path) -> None:
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_bytes(b"")
     with pytest.raises(StorageError, match="run: cannot be written"):
-        prepare(str(tmp_path / "run"), [], overwrite=True)
+        prepare_output(str(tmp_path / "run"), [], overwrite=True)
     assert (tmp_path / "run").is_file()
-
-
-def summary(images: int, failed: int, instances: int, judged: bytes | None, run: str = "") -> dict[str, object]:
-    counts = Counts(images, images - failed, failed, instances, {"damaged": failed} if failed else {})
-    return {"run": run, "counts": counts.to_json(), "judged": judged}
-
-
-def test_summaries_are_added_up_and_what_was_judged_is_gathered() -> None:
-    summaries = [
-        summary(16, 1, 20, b"first"),
-        summary(16, 1, 9, b"other", "b"),
-        summary(4, 4, 0, None),
-        summary(10, 0, 7, b"second"),
-    ]
-    outcomes = add_up(iter(summaries))
-    assert outcomes[""] == Outcome(Counts(30, 25, 5, 27, {"damaged": 5}), (b"first", b"second"))
-    assert outcomes["b"] == Outcome(Counts(16, 15, 1, 9, {"damaged": 1}), (b"other",))
-
-
-def test_no_summary_is_no_image() -> None:
-    assert add_up([]) == {}
 
 
 def test_the_manifest_says_what_was_done_with_what(tmp_path: Path) -> None:

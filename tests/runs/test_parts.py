@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from persam_ray.data.schema import PREDICTIONS, Prediction
+from persam_ray.data.schema import PREDICTIONS, prediction_row
 from persam_ray.data.storage import StorageError
 from persam_ray.keys import image_key, version_key
 from persam_ray.runs.counts import Counts, reason
@@ -18,7 +18,7 @@ from persam_ray.runs.parts import count_rows, drop_rows, part_name, read_part, w
 
 
 def table(*image_ids: str, **fields: Any) -> pa.Table:
-    rows = [Prediction(image_id, (4, 5), None, version="1-a").to_row() | fields for image_id in image_ids]
+    rows = [prediction_row(image_id, (4, 5), None, version="1-a") | fields for image_id in image_ids]
     return pa.Table.from_pylist(rows, schema=PREDICTIONS)
 
 

@@ -16,22 +16,13 @@ from persam_ray.data.checkpoints import read_checkpoint
 from persam_ray.data.storage import StorageError
 from persam_ray.data.weights import locate
 from persam_ray.images import resize_longest_side
+from persam_ray.runs.effort import CacheOutcome, CacheUse
+from persam_ray.runs.summary import tell_cache_use
 from persam_ray.sam import model
 from persam_ray.sam.model import Sam
-from persam_ray.stages import feature_cache
-from persam_ray.stages.feature_cache import (
-    FAILURES_IN_A_ROW,
-    GB,
-    HITS,
-    MISSES,
-    NOT_KEPT,
-    CachedEncoder,
-    CacheUse,
-    FeatureCache,
-    open_cache,
-    pack,
-    unpack,
-)
+from persam_ray.stages import cached_encoder
+from persam_ray.stages.cached_encoder import FAILURES_IN_A_ROW, CachedEncoder, pack, unpack
+from persam_ray.stages.feature_cache import GB, FeatureCache, open_cache
 from persam_ray.types import ByteArray, Checkpoint
 from tests.conftest import scene
 
@@ -49,12 +40,12 @@ def photos(small_sam: Sam) -> list[ByteArray]:
 
 def run(
     place: str | Path, sam: Sam, photos: Sequence[ByteArray], *, room: int = GB, fingerprint: str = "sha256:a"
-) -> tuple[list[Tensor], dict[str, float]]:
-    """Encode photos one at a time as an actor does, and return features and counts."""
+) -> tuple[list[Tensor], list[CacheOutcome]]:
+    """Encode photos one at a time as an actor does, and return features, and what came of each photo."""
     encoder = CachedEncoder(sam, fingerprint, FeatureCache(str(place), room))
     asked = encoder.ask(photos)
     features = [encoder.encode([photo], [entry]) for photo, entry in zip(photos, asked, strict=True)]
-    return features, encoder.settle()
+    return features, [outcome for outcome, _ in encoder.settle()]
 
 
 def objects(folder: Path) -> list[Path]:
@@ -72,13 +63,13 @@ def test_a_hit_is_what_was_encoded_to_the_bit_and_laid_out_alike_in_memory(
     sam = Sam(small_checkpoint if name == "vit" else read_checkpoint(locate("demo")), precision=precision)
     photos = photos_of(sam)
     expected = [sam.encode([photo]) for photo in photos]
-    missed, counts = run(tmp_path, sam, photos)
-    assert counts == {HITS: 0, MISSES: 3}
+    missed, outcomes = run(tmp_path, sam, photos)
+    assert outcomes == ["miss"] * 3
     size = expected[0].nelement() * sam.encoder_dtype.itemsize
     assert all(size < path.stat().st_size < size + 500 for path in objects(tmp_path))  # the encoder's type is stored
     monkeypatch.setattr(sam, "encode", None)
-    found, counts = run(tmp_path, sam, photos)
-    assert counts == {HITS: 3, MISSES: 0}
+    found, outcomes = run(tmp_path, sam, photos)
+    assert outcomes == ["hit"] * 3
     for kept in (missed, found):
         for features, exact in zip(kept, expected, strict=True):
             assert torch.equal(features, exact)
@@ -94,7 +85,7 @@ def test_a_batch_takes_its_hits_and_encodes_the_others_in_their_places(
     run(tmp_path, sam, [photos[1], photos[3]])
     encoder = CachedEncoder(sam, "sha256:a", FeatureCache(str(tmp_path), GB))
     features = encoder.encode(photos, encoder.ask(photos))
-    assert encoder.settle() == {HITS: 2, MISSES: 2}
+    assert encoder.settle() == [("miss", None), ("hit", None), ("miss", None), ("hit", None)]
     expected = sam.encode(photos)
     assert features.stride() == expected.stride()
     torch.testing.assert_close(features, expected, atol=2e-2 if precision == "bfloat16" else 1e-5, rtol=0)
@@ -106,11 +97,11 @@ def test_nothing_is_found_that_another_sam_precision_or_photo_has_left(
     photo = np.zeros((64, 128, 3), np.uint8)
     run(tmp_path, small_sam, [photo])
     other_precision = Sam(small_checkpoint, precision="bfloat16")
-    assert run(tmp_path, small_sam, [photo], fingerprint="sha256:b")[1] == {HITS: 0, MISSES: 1}
-    assert run(tmp_path, other_precision, [photo])[1] == {HITS: 0, MISSES: 1}
-    assert run(tmp_path, small_sam, [photo.reshape(128, 64, 3)])[1] == {HITS: 0, MISSES: 1}  # the same bytes
-    assert run(tmp_path, small_sam, photos)[1] == {HITS: 0, MISSES: 3}
-    assert run(tmp_path, small_sam, [photo])[1] == {HITS: 1, MISSES: 0}
+    assert run(tmp_path, small_sam, [photo], fingerprint="sha256:b")[1] == ["miss"]
+    assert run(tmp_path, other_precision, [photo])[1] == ["miss"]
+    assert run(tmp_path, small_sam, [photo.reshape(128, 64, 3)])[1] == ["miss"]  # the same bytes
+    assert run(tmp_path, small_sam, photos)[1] == ["miss"] * 3
+    assert run(tmp_path, small_sam, [photo])[1] == ["hit"]
 
 
 def test_folded_batch_norms_are_another_encoding_though_both_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +139,8 @@ def test_a_damaged_object_is_a_miss_and_is_replaced(
         "another photo's": second.read_bytes(),
     }
     first.write_bytes(damaged[damage])
-    features, counts = run(tmp_path, small_sam, photos[:2])
-    assert counts == {HITS: 1, MISSES: 1}
+    features, outcomes = run(tmp_path, small_sam, photos[:2])
+    assert sorted(outcomes) == ["hit", "miss"]
     assert all(torch.equal(one, small_sam.encode([photo])) for one, photo in zip(features, photos[:2], strict=True))
     assert first.read_bytes() == content
 
@@ -174,11 +165,11 @@ def test_a_cache_that_is_deleted_while_it_is_read_is_filled_again(
     found = []
     for photo in photos:
         encoder.encode([photo], encoder.ask([photo]))
-        found.append(encoder.settle())
+        found.append([outcome for outcome, _ in encoder.settle()])
         if len(found) < 3:
             shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-    assert found == [{HITS: 1, MISSES: 0}, {HITS: 0, MISSES: 1}, {HITS: 0, MISSES: 1}]
-    assert run(tmp_path / "cache", small_sam, photos[2:])[1] == {HITS: 1, MISSES: 0}
+    assert found == [["hit"], ["miss"], ["miss"]]
+    assert run(tmp_path / "cache", small_sam, photos[2:])[1] == ["hit"]
 
 
 def test_several_that_fill_a_cache_at_once_leave_whole_objects_only(
@@ -190,7 +181,7 @@ def test_several_that_fill_a_cache_at_once_leave_whole_objects_only(
     for writer in writers:
         writer.join()
     assert len(objects(tmp_path)) == 3
-    assert run(tmp_path, small_sam, photos)[1] == {HITS: 3, MISSES: 0}
+    assert run(tmp_path, small_sam, photos)[1] == ["hit"] * 3
 
 
 # --- room, and failure on the way ------------------------------------------------------------------------------------
@@ -198,11 +189,10 @@ def test_several_that_fill_a_cache_at_once_leave_whole_objects_only(
 
 def test_what_finds_no_room_is_counted_and_not_kept(small_sam: Sam, photos: list[ByteArray], tmp_path: Path) -> None:
     size = small_sam.encode(photos[:1]).nbytes
-    counts = run(tmp_path, small_sam, photos, room=2 * size)[1]
-    assert counts == {HITS: 0, MISSES: 3, NOT_KEPT: 1}
+    assert run(tmp_path, small_sam, photos, room=2 * size)[1] == ["miss", "miss", "not_kept"]
     cache = open_cache(str(tmp_path), 2 * size / GB)
     assert cache == FeatureCache(str(tmp_path), 0)
-    assert run(tmp_path, small_sam, photos, room=0)[1] == {HITS: 2, MISSES: 1, NOT_KEPT: 1}
+    assert run(tmp_path, small_sam, photos, room=0)[1] == ["hit", "hit", "not_kept"]
 
 
 def test_actors_share_the_room_that_is_left(small_sam: Sam, photos: list[ByteArray], tmp_path: Path) -> None:
@@ -221,23 +211,22 @@ def test_a_cache_that_fails_costs_no_photo_and_is_given_up(
     photos = photos_of(small_sam, 6)
     encoder = CachedEncoder(small_sam, "sha256:a", FeatureCache(str(tmp_path / "cache"), GB))
     read: list[str] = []
-    read_bytes = feature_cache.read_bytes
+    read_bytes = cached_encoder.read_bytes
 
     def counting(uri: str) -> bytes:
         read.append(uri)
         return read_bytes(uri)
 
-    monkeypatch.setattr(feature_cache, "read_bytes", counting)
-    sums: dict[str, float] = {}
+    monkeypatch.setattr(cached_encoder, "read_bytes", counting)
+    settled: list[tuple[CacheOutcome, str | None]] = []
     for photo in photos:
         assert torch.equal(encoder.encode([photo], encoder.ask([photo])), small_sam.encode([photo]))
-        sums |= encoder.settle() | {MISSES: sums.get(MISSES, 0) + 1}
+        settled += encoder.settle()
     assert len(read) <= FAILURES_IN_A_ROW
-    use = CacheUse.of(sums)
+    use = CacheUse.of(*zip(*settled, strict=True))
     assert (use.hits, use.misses) == (0, 6)
     assert use.failure is not None
     assert str(tmp_path / "cache") in use.failure
-    assert len([name for name in sums if name.startswith("cache_failed")]) == 1
 
 
 def test_a_single_failure_is_told_and_the_cache_used_on(
@@ -247,9 +236,11 @@ def test_a_single_failure_is_told_and_the_cache_used_on(
     first = objects(tmp_path)[0]
     first.unlink()
     first.mkdir()  # neither read nor replaced
-    counts = run(tmp_path, small_sam, photos)[1]
-    assert (counts[HITS], counts[MISSES]) == (2, 1)
-    assert CacheUse.of(counts).failure is not None
+    encoder = CachedEncoder(small_sam, "sha256:a", FeatureCache(str(tmp_path), GB))
+    encoder.encode(photos, encoder.ask(photos))
+    settled = encoder.settle()
+    assert sorted(outcome for outcome, _ in settled) == ["hit", "hit", "miss"]
+    assert [failure is not None for outcome, failure in settled] == [outcome == "miss" for outcome, _ in settled]
 
 
 # --- before any work -------------------------------------------------------------------------------------------------
@@ -285,8 +276,9 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_the_option(tmp_pa
 
 
 def test_the_end_is_told_in_one_line_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
-    use = CacheUse.of({"encode": 1.5, HITS: 7.0, MISSES: 5.0, NOT_KEPT: 2.0, "cache_failed: s3://me:pw@b/x: no": 1.0})
+    outcomes: list[CacheOutcome] = ["hit"] * 7 + ["miss"] * 3 + ["not_kept"] * 2
+    use = CacheUse.of(outcomes, [None, "s3://me:pw@b/x: no", "another"])
     assert use == CacheUse(7, 5, 2, "s3://b/x: no")
-    use.tell("s3://me:pw@b")
+    tell_cache_use("s3://me:pw@b", use)
     line = "feature cache s3://b: 7 photos found, 5 encoded; it is full (--feature-cache-gb), 2 were not kept; "
     assert capsys.readouterr().err == line + "it failed, and the run went on without: s3://b/x: no\n"

@@ -1,6 +1,6 @@
 """The stage that holds SAM: each photo is encoded once, failed rows pass through, order is kept."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ import pytest
 
 from persam_ray.compute.precision import Precision
 from persam_ray.data.checkpoints import read_checkpoint
+from persam_ray.data.schema import PREDICTIONS
 from persam_ray.data.weights import locate
 from persam_ray.images import resized_size_hw
 from persam_ray.masks import decode_rle
@@ -19,7 +20,7 @@ from persam_ray.methods.persam_f import make_target_f
 from persam_ray.sam.model import Sam
 from persam_ray.stages import segment
 from persam_ray.stages.decode import DecodeImages
-from persam_ray.stages.feature_cache import HITS, MISSES, FeatureCache
+from persam_ray.stages.feature_cache import FeatureCache
 from persam_ray.stages.segment import SegmentWithPersam, _ahead
 from persam_ray.stages.tables import PIXELS
 from persam_ray.stages.targets import SegmentOptions
@@ -29,7 +30,7 @@ from tests.encoded_images import encoded
 
 OPTIONS = SegmentOptions("cpu", 2, 1, "float32", "aligned")
 MakeTarget = Callable[[Sam, Sequence[Reference]], Target]
-Reported = list[tuple[int, int, Mapping[str, float]]]
+Reported = list[tuple[int, int]]
 
 
 @pytest.fixture(scope="module", params=[make_target, make_target_f])
@@ -56,6 +57,10 @@ def stage(
 ) -> SegmentWithPersam:
     calls: Reported = [] if reported is None else reported
     return SegmentWithPersam(lambda: (checkpoint, {"persam": targets}), options, lambda *numbers: calls.append(numbers))
+
+
+def predictions(labeled: pa.Table) -> pa.Table:
+    return labeled.select(PREDICTIONS.names)
 
 
 def test_two_categories_encode_each_photo_once(
@@ -106,12 +111,13 @@ def test_cached_features_give_the_same_rows_to_the_bit_and_no_photo_is_encoded(
     plain = replace(OPTIONS, precision=precision, batch_size=batch_size)
     caching = replace(plain, cache=FeatureCache(str(tmp_path), 10**9))
     expected = stage(small_checkpoint, targets, options=plain)(table)
-    reported: Reported = []
-    assert stage(small_checkpoint, targets, reported, caching)(table).equals(expected)
+    first = stage(small_checkpoint, targets, options=caching)(table)
     monkeypatch.setattr(Sam, "encode", None)
-    assert stage(small_checkpoint, targets, reported, caching)(table).equals(expected)
-    counts = [{name: sums[name] for name in (HITS, MISSES)} for _, _, sums in reported if HITS in sums]
-    assert counts == [{HITS: 0, MISSES: 3}, {HITS: 3, MISSES: 0}]
+    second = stage(small_checkpoint, targets, options=caching)(table)
+    assert [predictions(rows) for rows in (first, second)] == [predictions(expected)] * 2
+    assert expected["cache"].to_pylist() == [None] * 4
+    assert first["cache"].to_pylist() == ["miss", "miss", None, "miss"]
+    assert second["cache"].to_pylist() == ["hit", "hit", None, "hit"]
 
 
 def test_a_failed_row_passes_through_in_its_place(small_checkpoint: Checkpoint, targets: list[Target]) -> None:
@@ -120,8 +126,27 @@ def test_a_failed_row_passes_through_in_its_place(small_checkpoint: Checkpoint, 
     assert [(row["image_id"], row["status"]) for row in rows] == [("a", "ok"), ("bad", "failed"), ("c", "ok")]
     assert rows[1]["instances"] == []
     assert "not an image" in rows[1]["error"]
-    assert sum(images for images, _, _ in reported) == 3
-    assert sum(failed for _, failed, _ in reported) == 1
+    assert sum(images for images, _ in reported) == 3
+    assert sum(failed for _, failed in reported) == 1
+
+
+def test_every_row_has_the_seconds_that_it_took_and_of_other_methods_none(
+    small_checkpoint: Checkpoint, small_sam: Sam, disc_reference: Reference
+) -> None:
+    targets = {
+        "persam": [make_target(small_sam, [disc_reference])],
+        "persam_f": [make_target_f(small_sam, [disc_reference])],
+    }
+    both = SegmentWithPersam(lambda: (small_checkpoint, targets), replace(OPTIONS, batch_size=2), lambda *_: None)
+    table = pixels("a", "bad", "c")
+    rows = both(table).to_pylist()
+    seconds = [dict(row["seconds"]) for row in rows]
+    steps = [{"decode", "encode"} | {row["method"]} if row["status"] == "ok" else {"decode"} for row in rows]
+    assert [set(one) for one in seconds] == steps
+    assert [one["decode"] for one in seconds] == 2 * table["decode_s"].to_pylist()
+    assert all(value > 0 for one in seconds for value in one.values())
+    a, _, c = seconds[:3]
+    assert (a["encode"], a["persam"]) == (c["encode"], c["persam"])  # of one batch: equal parts
 
 
 def test_a_table_of_failures_alone_needs_no_model_call(small_checkpoint: Checkpoint, targets: list[Target]) -> None:
@@ -135,11 +160,10 @@ def test_a_question_asked_before_the_last_answer_is_taken_changes_no_answer(
 ) -> None:
     table = pixels("a", "bad", "b", "c")
     monkeypatch.setattr(segment, "PROMPTS_AT_ONCE", 1)  # a question for each target of a photo
-    one_by_one, reported = stage(small_checkpoint, targets)(table), list[Any]()
+    one_by_one, reported = stage(small_checkpoint, targets)(table), list[tuple[int, int]]()
     monkeypatch.setattr(SegmentWithPersam, "_questions_ahead", 1)
-    assert stage(small_checkpoint, targets, reported)(table).equals(one_by_one)
-    assert [numbers[:2] for numbers in reported] == [(1, 1), (1, 0), (1, 0), (1, 0)]
-    assert all(set(seconds) == {"encode", "persam"} for _, _, seconds in reported[1:])
+    assert predictions(stage(small_checkpoint, targets, reported)(table)) == predictions(one_by_one)
+    assert reported == [(1, 1), (1, 0), (1, 0), (1, 0)]
 
 
 def test_so_many_items_are_made_before_the_first_is_taken() -> None:

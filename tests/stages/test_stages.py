@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ import pytest
 
 from persam_ray.data.annotations import from_mask
 from persam_ray.data.parquet import ParquetShard
-from persam_ray.data.schema import IMAGES, MATCHES, PREDICTIONS, READ, Prediction
+from persam_ray.data.schema import IMAGES, MATCHES, PREDICTIONS, READ, instance_row, prediction_row
 from persam_ray.images import decode_image, resize_longest_side, resized_size_hw
 from persam_ray.metrics.scores import metrics_of
 from persam_ray.runs.counts import Counts
+from persam_ray.runs.effort import CacheUse, Effort
 from persam_ray.stages.decode import DecodeImages
 from persam_ray.stages.judge import JudgeOptions
 from persam_ray.stages.tables import LABELED, PIXELS, WRITTEN
@@ -111,8 +111,8 @@ INSTANCE = Segmentation("cup", FOUND, (20.0, 10.0, 30.0, 20.0), 0.5, similarity=
 
 
 def labeled_row(image_id: str, **fields: Any) -> dict[str, Any]:
-    row = Prediction(image_id, (40, 60), None, (INSTANCE,)).to_row()
-    return row | {"annotations": None, "method": "persam"} | fields
+    row = prediction_row(image_id, (40, 60), None, [instance_row(INSTANCE)])
+    return row | {"annotations": None, "method": "persam", "seconds": [("persam", 0.25)]} | fields
 
 
 def labeled_table(*rows: dict[str, Any]) -> pa.Table:
@@ -123,7 +123,7 @@ ROWS = (
     labeled_row("a", annotations=[CUP]),
     labeled_row("b", annotations=[CUP]),
     labeled_row("c"),
-    Prediction("d", None, "damaged").to_row() | {"annotations": [CUP], "method": "persam"},
+    prediction_row("d", None, "damaged") | {"annotations": [CUP], "method": "persam", "seconds": [("decode", 0.5)]},
 )
 
 
@@ -162,6 +162,20 @@ def test_the_summary_counts_rows_and_compares_with_the_truth(tmp_path: Path) -> 
     assert (spoon["miou"], spoon["tp"], spoon["fp"], spoon["fn"]) == (None, 0, 0, 0)
 
 
+def test_the_summary_adds_up_what_the_rows_took_and_counts_the_cache(tmp_path: Path) -> None:
+    looked_up = [("hit", None), ("miss", "s3://me:pw@b: no"), ("not_kept", None), (None, None)]
+    rows = [
+        row | {"cache": outcome, "cache_failure": failure}
+        for row, (outcome, failure) in zip(ROWS, looked_up, strict=True)
+    ]
+    summary, name = written_by(writing(tmp_path), labeled_table(*rows), tmp_path)
+    effort = Effort.from_json(summary["effort"])
+    assert name == f"predictions/{summary['file']}"
+    assert (effort.seconds["persam"], effort.seconds["decode"]) == (0.75, 0.5)
+    assert effort.seconds["write"] > 0
+    assert effort.cache == CacheUse(hits=1, misses=2, not_kept=1, failure="s3://b: no")
+
+
 def test_references_are_labeled_but_not_compared(tmp_path: Path) -> None:
     writer = writing(tmp_path, reference_ids=frozenset({"b"}))
     row, _ = written_by(writer, labeled_table(*ROWS), tmp_path)
@@ -180,6 +194,9 @@ def test_a_retried_task_writes_the_same_file_again(tmp_path: Path) -> None:
     summary, name = written_by(writer, labeled_table(*ROWS), tmp_path)
     (again,) = writer(labeled_table(*reversed(ROWS))).to_pylist()  # a retry may see its rows in another order
     assert metrics_of([again.pop("judged")]) == metrics_of([summary.pop("judged")])
+    assert (
+        Effort.from_json(again.pop("effort")).seconds.keys() == Effort.from_json(summary.pop("effort")).seconds.keys()
+    )
     assert again == summary
     assert written(tmp_path) == {name}
     assert len(list((tmp_path / "matches").iterdir())) == 1
@@ -210,8 +227,8 @@ def test_each_run_takes_the_rows_of_its_method_and_may_drop_small_parts(tmp_path
     speck[39, 59] = True
     two_parts = Segmentation("cup", speck, (10.0, 10.0, 60.0, 40.0), 0.5)
     rows = [
-        Prediction("a", (40, 60), None, (two_parts,)).to_row() | {"annotations": [CUP], "method": "persam"},
-        Prediction("a", (40, 60), None, ()).to_row() | {"annotations": [CUP], "method": "persam_f"},
+        labeled_row("a", instances=[instance_row(two_parts)], annotations=[CUP]),
+        labeled_row("a", instances=[], annotations=[CUP], method="persam_f"),
     ]
     judge = JudgeOptions(("cup",), objects="component")
     runs = {
@@ -237,7 +254,7 @@ def test_each_run_takes_the_rows_of_its_method_and_may_drop_small_parts(tmp_path
 
 # --- shards ----------------------------------------------------------------------------------------------------------
 
-Reported = list[tuple[int, int, Mapping[str, float]]]
+Reported = list[tuple[int, int]]
 
 
 def test_images_are_written_as_they_came_and_can_be_read_again(tmp_path: Path) -> None:
@@ -249,7 +266,7 @@ def test_images_are_written_as_they_came_and_can_be_read_again(tmp_path: Path) -
     writer = WriteImages(str(tmp_path), lambda *numbers: reported.append(numbers))
     row, name = written_by(writer, read_table(*rows), tmp_path)
     assert row == {"images": 2, "problems": ["ü #1.jpg: the file cannot be read: gone"]}
-    assert reported == [(2, 1, {})]
+    assert reported == [(2, 1)]
     assert pq.read_schema(tmp_path / name).equals(IMAGES)
     (table,) = ParquetShard(str(tmp_path / name)).read()
     assert table.to_pylist() == [

@@ -46,7 +46,7 @@ def both(
     guidance, embedding = (given["guidance"], given["embedding"]) if guided else (None, None)
     exact = predict_masks(
         decoder, given["image"], given["position"], given["tokens"],
-        guidance_bhw=guidance, embedding_bc=embedding, multimask=multimask,
+        guidance_nhw=guidance, embedding_nc=embedding, multimask=multimask,
     )  # fmt: skip
     folded = FoldedDecoder(decoder, given["position"], dtype)(
         given["image"].flatten(2).transpose(1, 2).to(dtype), given["tokens"],

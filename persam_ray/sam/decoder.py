@@ -9,8 +9,10 @@ from typing import cast
 
 import torch
 from segment_anything.modeling import MaskDecoder
-from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
+from segment_anything.modeling.transformer import Attention
 from torch import Tensor
+
+from persam_ray.sam.two_way_transformer import transform
 
 
 def predict_masks(
@@ -27,7 +29,7 @@ def predict_masks(
 
     Args:
         decoder: The package's module.
-        image_embedding_nchw: Image features with the dense (mask) prompt already added.
+        image_embedding_nchw: The image of each prompt, with the dense (mask) prompt already added.
         image_pe_1chw: The dense positional encoding.
         prompt_tokens_nlc: Encoded points and boxes.
         guidance_nhw: Target-guided attention, in [0, 1], over the feature grid.
@@ -58,19 +60,17 @@ def predict_all_masks(
     guidance_nhw: Tensor | None = None,
     embedding_nc: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Decode the single mask and the three scales, in this order: `predict_masks`, which see, with nothing left out."""
-    batch, channels, height, width = image_embedding_nchw.shape
-    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens_nlc = torch.cat([output_tokens.expand(batch, -1, -1), prompt_tokens_nlc], dim=1)
-    queries_nlc, keys_nmc = _transform(
+    """Decode the single mask and the three scales, in this order; the arguments are those of `predict_masks`."""
+    queries_nlc, keys_nmc = transform(
         decoder.transformer,
-        tokens_nlc,
+        OfficialAttention(),
+        with_output_tokens(decoder, prompt_tokens_nlc),
         image_embedding_nchw.flatten(2).transpose(1, 2),
         image_pe_1chw.flatten(2).transpose(1, 2),
-        None if guidance_nhw is None else guidance_nhw.reshape(batch, 1, 1, height * width),
-        None if embedding_nc is None else embedding_nc[:, None, :],
+        guidance_nm=None if guidance_nhw is None else guidance_nhw.flatten(1),
+        embedding_nc=embedding_nc,
     )
-    upscaled_nchw = decoder.output_upscaling(keys_nmc.transpose(1, 2).reshape(batch, channels, height, width))
+    upscaled_nchw = decoder.output_upscaling(keys_nmc.transpose(1, 2).reshape(image_embedding_nchw.shape))
     filters_nkc = torch.stack(
         [mlp(queries_nlc[:, 1 + k]) for k, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
     )
@@ -78,67 +78,34 @@ def predict_all_masks(
     return logits_nkhw, decoder.iou_prediction_head(queries_nlc[:, 0])
 
 
-def _transform(
-    transformer: TwoWayTransformer,
-    tokens_nlc: Tensor,
-    keys_nmc: Tensor,
-    key_pe_1mc: Tensor,
-    guidance_n11m: Tensor | None,
-    embedding_n1c: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    if embedding_n1c is not None:
-        # The official code adds the embedding in place before the first block, and the tensor is also the
-        # queries' positional encoding: so it carries the embedding through all blocks.
-        tokens_nlc = tokens_nlc + embedding_n1c
-    queries_nlc = tokens_nlc
-    for index, block in enumerate(transformer.layers):
-        if embedding_n1c is not None and index > 0:
-            queries_nlc = queries_nlc + embedding_n1c
-        queries_nlc, keys_nmc = _block(block, queries_nlc, keys_nmc, tokens_nlc, key_pe_1mc, guidance_n11m)
-
-    q_nlc = queries_nlc + tokens_nlc
-    if embedding_n1c is not None:
-        q_nlc = q_nlc + embedding_n1c
-    final = cast(Attention, transformer.final_attn_token_to_image)
-    queries_nlc = queries_nlc + _attend(final, q_nlc, keys_nmc + key_pe_1mc, keys_nmc)
-    return transformer.norm_final_attn(queries_nlc), keys_nmc
+def with_output_tokens(decoder: MaskDecoder, prompt_tokens_nlc: Tensor) -> Tensor:
+    """Return the decoder's tokens: the one that becomes the predicted IoU, those of the four masks, the prompt's."""
+    output_lc = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    return torch.cat([output_lc.expand(len(prompt_tokens_nlc), -1, -1), prompt_tokens_nlc], dim=1)
 
 
-def _block(
-    block: TwoWayAttentionBlock,
-    queries_nlc: Tensor,
-    keys_nmc: Tensor,
-    query_pe_nlc: Tensor,
-    key_pe_1mc: Tensor,
-    guidance_n11m: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    if block.skip_first_layer_pe:
-        queries_nlc = _attend(block.self_attn, queries_nlc, queries_nlc, queries_nlc)
-    else:
-        q_nlc = queries_nlc + query_pe_nlc
-        queries_nlc = queries_nlc + _attend(block.self_attn, q_nlc, q_nlc, queries_nlc)
-    queries_nlc = block.norm1(queries_nlc)
+class OfficialAttention:
+    """Attention between tokens and image as `segment_anything` computes it, to the bit."""
 
-    k_nmc = keys_nmc + key_pe_1mc
-    attended_nlc = _attend(block.cross_attn_token_to_image, queries_nlc + query_pe_nlc, k_nmc, keys_nmc, guidance_n11m)
-    queries_nlc = block.norm2(queries_nlc + attended_nlc)
-    queries_nlc = block.norm3(queries_nlc + block.mlp(queries_nlc))
+    def token_to_image(
+        self, layer: Attention, q_nlc: Tensor, k_nmc: Tensor, v_nmc: Tensor, guidance_nm: Tensor | None
+    ) -> Tensor:
+        """Return what each token takes from the image (n, l, c)."""
+        return _attend(layer, q_nlc, k_nmc, v_nmc, guidance_nm)
 
-    attended_nmc = _attend(block.cross_attn_image_to_token, k_nmc, queries_nlc + query_pe_nlc, queries_nlc)
-    return queries_nlc, block.norm4(keys_nmc + attended_nmc)
+    def image_to_token(self, layer: Attention, q_nmc: Tensor, k_nlc: Tensor, v_nlc: Tensor, keys_nmc: Tensor) -> Tensor:
+        """Return the keys (n, m, c) with what each takes from the tokens added."""
+        return keys_nmc + _attend(layer, q_nmc, k_nlc, v_nlc)
 
 
-def _attend(
-    attention: Attention, query: Tensor, key: Tensor, value: Tensor, guidance_n11m: Tensor | None = None
-) -> Tensor:
+def _attend(layer: Attention, query: Tensor, key: Tensor, value: Tensor, guidance_nm: Tensor | None = None) -> Tensor:
     """Multi-head attention; with guidance, the map is added to the weights and the softmax applied AGAIN (eq. 4)."""
-    heads = attention.num_heads
     q, k, v = (
-        projection(x).unflatten(-1, (heads, -1)).transpose(1, 2)
-        for projection, x in ((attention.q_proj, query), (attention.k_proj, key), (attention.v_proj, value))
+        projection(x).unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)
+        for projection, x in ((layer.q_proj, query), (layer.k_proj, key), (layer.v_proj, value))
     )
     # Not scaled_dot_product_attention: with 7 tokens there is little to gain, and its CPU kernel is 1e-3 off on logits.
     weights = torch.softmax(q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5, dim=-1)
-    if guidance_n11m is not None:
-        weights = torch.softmax(weights + guidance_n11m, dim=-1)
-    return cast(Tensor, attention.out_proj((weights @ v).transpose(1, 2).flatten(2)))
+    if guidance_nm is not None:
+        weights = torch.softmax(weights + guidance_nm[:, None, None], dim=-1)
+    return cast(Tensor, layer.out_proj((weights @ v).transpose(1, 2).flatten(2)))

@@ -143,9 +143,8 @@ class Sam:
             multimask: Return the three scales rather than the single mask.
         """
         sparse_nlc, dense_nchw = embed_prompts(self._prompt_encoder, points, box_n4, mask_logits_nhw)
-        image_embedding_nchw = (
-            features_bchw.repeat_interleave(len(sparse_nlc) // len(features_bchw), dim=0) + dense_nchw
-        )
+        targets = len(sparse_nlc) // len(features_bchw)
+        image_embedding_nchw = features_bchw.repeat_interleave(targets, dim=0) + dense_nchw
         if self._folded_decoder is None:
             logits_nkhw, iou_nk = predict_masks(
                 self._mask_decoder,
@@ -158,9 +157,9 @@ class Sam:
             )
         else:
             logits_nkhw, iou_nk = self._folded_decoder(
-                image_embedding_nchw.flatten(2).transpose(1, 2).to(self._dtype),
+                image_embedding_nchw,
                 sparse_nlc,
-                guidance_nm=None if guidance_nhw is None else guidance_nhw.flatten(1),
+                guidance_nhw=guidance_nhw,
                 embedding_nc=embedding_nc,
                 multimask=multimask,
             )

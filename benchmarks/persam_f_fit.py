@@ -36,7 +36,7 @@ def main() -> None:
     points = locate(sam, features, [frame], [target], guidance=None).points
 
     started_s = time.perf_counter()
-    logits = sam.to_original(sam.decode(features, points, multimask=True).logits_bkhw[0], frame)
+    logits = sam.to_original(sam.decode(features, points, multimask=True).logits_nkhw[0], frame)
     weights = fit_mask_weights([ScaleMixingLoss(logits, torch.from_numpy(mask))])
     ours_s = time.perf_counter() - started_s
 
@@ -45,7 +45,7 @@ def main() -> None:
     truth = torch.from_numpy(mask).float().flatten()
     started_s = time.perf_counter()
     for _ in range(options.official_steps):
-        logits = sam.to_original(sam.decode(features, points, multimask=True).logits_bkhw[0], frame).clone().flatten(1)
+        logits = sam.to_original(sam.decode(features, points, multimask=True).logits_nkhw[0], frame).clone().flatten(1)
         mixed = (logits * torch.cat([1 - free.sum()[None], free])[:, None]).sum(0)
         p = mixed.sigmoid()
         dice = 1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)

@@ -1,7 +1,18 @@
 """The values that flow through the method: frozen, and checked when built.
 
-Suffixes name the axes: b batch, h w rows and columns, c channels, k candidates, n points, p prompts.
 Masks and boxes are in the frame of the original image (after EXIF rotation) unless a name says "model".
+
+A suffix names the axes of an array, one letter each, with the same meaning in the whole package:
+
+    b  images of a batch                     h w  rows and columns
+    n  prompts: an image with a target       m    cells of the feature grid, row by row
+    t  targets                               i    pixels, row by row
+    k  mask candidates of a prompt           c    channels
+    p  points of a prompt                    d    channels of one attention head
+    l  tokens                                a    attention heads
+
+A digit is an axis of that length: `image_hw3`, `box_n4`. The n prompts of b images with t targets lie image by image.
+A module that needs other letters, or that stands apart from SAM, explains them at its top.
 """
 
 from __future__ import annotations  # torch loads in two seconds: workers that only read or write photos do without
@@ -116,21 +127,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Points:
-    """Point prompts of a batch of images.
+    """The points of each prompt.
 
     Attributes:
-        xy_bn2: x and y in pixels of the model frame (the resized image, before padding), float32.
-        labels_bn: 1 for a point on the object, 0 for one off it.
+        xy_np2: x and y in pixels of the model frame (the resized image, before padding), float32.
+        labels_np: 1 for a point on the object, 0 for one off it.
     """
 
-    xy_bn2: torch.Tensor
-    labels_bn: torch.Tensor
+    xy_np2: torch.Tensor
+    labels_np: torch.Tensor
 
     def __post_init__(self) -> None:
-        if self.xy_bn2.ndim != 3 or self.xy_bn2.shape[2] != 2 or self.xy_bn2.shape[:2] != self.labels_bn.shape:
+        if self.xy_np2.ndim != 3 or self.xy_np2.shape[2] != 2 or self.xy_np2.shape[:2] != self.labels_np.shape:
             raise ValueError(
-                f"points must have shapes (b, n, 2) and (b, n), but got {tuple(self.xy_bn2.shape)} and "
-                f"{tuple(self.labels_bn.shape)}"
+                f"points must have shapes (n, p, 2) and (n, p), but got {tuple(self.xy_np2.shape)} and "
+                f"{tuple(self.labels_np.shape)}"
             )
 
 
@@ -139,18 +150,18 @@ class MaskCandidates:
     """What one decoder call returns.
 
     Attributes:
-        logits_bkhw: Low-resolution mask logits over the padded model frame; a mask is where they exceed 0.
-        iou_scores_bk: SAM's own prediction of each candidate's IoU.
+        logits_nkhw: Low-resolution mask logits over the padded model frame; a mask is where they exceed 0.
+        iou_scores_nk: SAM's own prediction of each candidate's IoU.
     """
 
-    logits_bkhw: torch.Tensor
-    iou_scores_bk: torch.Tensor
+    logits_nkhw: torch.Tensor
+    iou_scores_nk: torch.Tensor
 
     def best(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the logits (b, h, w) and predicted IoU (b) of the candidate that SAM trusts most."""
-        best_b1 = self.iou_scores_bk.argmax(dim=1, keepdim=True)
-        best_b1hw = best_b1[..., None, None].expand(-1, -1, *self.logits_bkhw.shape[2:])
-        return self.logits_bkhw.gather(1, best_b1hw)[:, 0], self.iou_scores_bk.gather(1, best_b1)[:, 0]
+        """Return the logits (n, h, w) and predicted IoU (n) of the candidate that SAM trusts most."""
+        best_n1 = self.iou_scores_nk.argmax(dim=1, keepdim=True)
+        best_n1hw = best_n1[..., None, None].expand(-1, -1, *self.logits_nkhw.shape[2:])
+        return self.logits_nkhw.gather(1, best_n1hw)[:, 0], self.iou_scores_nk.gather(1, best_n1)[:, 0]
 
 
 @dataclass(frozen=True)

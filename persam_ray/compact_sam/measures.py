@@ -114,7 +114,7 @@ def _decoded(sam: Sam, features_1chw: Tensor, masks: list[BoolArray], frame: Fra
         xy_k12 = torch.tensor(xy_k2, dtype=torch.float32, device=sam.device)[:, None]
         points, box_k4 = Points(xy_k12, torch.ones(count, 1, device=sam.device)), None
     features_kchw = features_1chw.expand(count, -1, -1, -1)
-    return sam.decode(features_kchw, points, box_n4=box_k4, multimask=True).logits_bkhw
+    return sam.decode(features_kchw, points, box_n4=box_k4, multimask=True).logits_nkhw
 
 
 def _best_overlaps(sam: Sam, logits_kmhw: Tensor, truth_khw: Tensor, frame: Frame) -> Iterator[tuple[float, float]]:

@@ -45,14 +45,14 @@ class ScaleMixingLoss:
 
     def __init__(self, logits_khw: Tensor, mask_hw: Tensor) -> None:
         block = math.ceil(math.sqrt(mask_hw.numel() / FIT_PIXELS))
-        logits_kp = _block_means(logits_khw, block)
-        on_p = _block_means(mask_hw[None].float(), block)[0]
-        count_p = _block_means(torch.ones_like(mask_hw, dtype=torch.float32)[None], block, total=True)[0]
+        logits_ki = _block_means(logits_khw, block)
+        on_i = _block_means(mask_hw[None].float(), block)[0]
+        count_i = _block_means(torch.ones_like(mask_hw, dtype=torch.float32)[None], block, total=True)[0]
         self.device = logits_khw.device
         self.pixels = mask_hw.numel()
         self.on_pixels = float(mask_hw.sum())
-        self._on = _Margins.of(-logits_kp, count_p * on_p)
-        self._off = _Margins.of(logits_kp, count_p * (1 - on_p))
+        self._on = _Margins.of(-logits_ki, count_i * on_i)
+        self._off = _Margins.of(logits_ki, count_i * (1 - on_i))
 
     def gradient(self, weights_2: Tensor) -> Tensor:
         """Return the derivative (2) of the loss by the two free weights."""
@@ -73,29 +73,29 @@ class _Margins:
     Pixels lie along the contiguous axis and every step writes into the same buffers: both are worth a factor of 7.
     """
 
-    base_p: Tensor
-    free_2p: Tensor
-    counted_3p: Tensor  # pixel count, and count * free: what q and its derivatives are summed with
-    terms_3p: Tensor
-    right_p: Tensor
+    base_i: Tensor
+    free_2i: Tensor
+    counted_3i: Tensor  # pixel count, and count * free: what q and its derivatives are summed with
+    terms_3i: Tensor
+    right_i: Tensor
 
     @classmethod
-    def of(cls, signed_logits_kp: Tensor, count_p: Tensor) -> "_Margins":
-        logits_kp, count_p = signed_logits_kp[:, count_p > 0], count_p[count_p > 0]
-        free_2p = logits_kp[1:] - logits_kp[0]
-        counted_3p = torch.cat([count_p[None], count_p * free_2p])
-        return cls(logits_kp[0].clone(), free_2p, counted_3p, torch.empty_like(counted_3p), torch.empty_like(count_p))
+    def of(cls, signed_logits_ki: Tensor, count_i: Tensor) -> "_Margins":
+        logits_ki, count_i = signed_logits_ki[:, count_i > 0], count_i[count_i > 0]
+        free_2i = logits_ki[1:] - logits_ki[0]
+        counted_3i = torch.cat([count_i[None], count_i * free_2i])
+        return cls(logits_ki[0].clone(), free_2i, counted_3i, torch.empty_like(counted_3i), torch.empty_like(count_i))
 
     def sums(self, weights_2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return sum(q), d sum(q) / dw (2) and the sum of the focal loss's derivative by w (2), without alpha."""
-        wrong_p, slope_p, focal_p = self.terms_3p
-        right_p = self.right_p
-        torch.addmv(self.base_p, self.free_2p.t(), weights_2, out=wrong_p).sigmoid_().clamp_min_(LEAST_PROBABILITY)
-        torch.sub(1, wrong_p, out=right_p).clamp_min_(LEAST_PROBABILITY)
-        torch.mul(wrong_p, right_p, out=slope_p)
-        torch.log(right_p, out=focal_p).mul_(right_p)  # -(1 - q) softplus(s)
-        torch.sub(wrong_p, focal_p, alpha=2, out=focal_p).mul_(wrong_p).mul_(wrong_p)
-        sums_33 = self.terms_3p @ self.counted_3p.t()
+        wrong_i, slope_i, focal_i = self.terms_3i
+        right_i = self.right_i
+        torch.addmv(self.base_i, self.free_2i.t(), weights_2, out=wrong_i).sigmoid_().clamp_min_(LEAST_PROBABILITY)
+        torch.sub(1, wrong_i, out=right_i).clamp_min_(LEAST_PROBABILITY)
+        torch.mul(wrong_i, right_i, out=slope_i)
+        torch.log(right_i, out=focal_i).mul_(right_i)  # -(1 - q) softplus(s)
+        torch.sub(wrong_i, focal_i, alpha=2, out=focal_i).mul_(wrong_i).mul_(wrong_i)
+        sums_33 = self.terms_3i @ self.counted_3i.t()
         return sums_33[0, 0], sums_33[1, 1:], sums_33[2, 1:]
 
 

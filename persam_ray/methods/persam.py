@@ -3,9 +3,6 @@
 One function per step of the paper, in its order; the arithmetic is the official implementation's, batched over images.
 Features of a batch come in (b x 256 x 64 x 64), one mask and its scores per image and target go out; where a step
 leaves a mask empty, the image has no instance of that target. All targets of all images are decoded together.
-
-Suffixes: b images, p targets, n prompts (the targets of the first image, of the second, ...), h w rows and columns, c
-channels, k candidates.
 """
 
 from collections.abc import Sequence
@@ -37,8 +34,8 @@ def make_target(sam: Sam, references: Sequence[Reference], encode: ReferenceEnco
         encode: Shares encodings with other categories.
     """
     encode = encode or ReferenceEncoder(sam, references)
-    cells_nc = torch.cat([target_features(sam, reference, encode)[1] for reference in references])
-    embedding_c = cells_nc.mean(dim=0)
+    cells_mc = torch.cat([target_features(sam, reference, encode)[1] for reference in references])
+    embedding_c = cells_mc.mean(dim=0)
     return Target(references[0].category, F.normalize(embedding_c, dim=0), embedding_c)
 
 
@@ -49,8 +46,8 @@ def make_target(sam: Sam, references: Sequence[Reference], encode: ReferenceEnco
 def similarity_map(features_bchw: Tensor, targets: Sequence[Target]) -> Tensor:
     """Return the cosine of each target's feature with every cell (n, h, w), in [-1, 1]."""
     unit_bchw = features_bchw / features_bchw.norm(dim=1, keepdim=True)
-    feature_pc = torch.stack([target.feature_c for target in targets])
-    similarity_nhw: Tensor = (feature_pc @ unit_bchw.flatten(2)).view(-1, *unit_bchw.shape[2:])
+    feature_tc = torch.stack([target.feature_c for target in targets])
+    similarity_nhw: Tensor = (feature_tc @ unit_bchw.flatten(2)).view(-1, *unit_bchw.shape[2:])
     return similarity_nhw
 
 
@@ -76,17 +73,17 @@ def select_points(similarities: Sequence[Tensor], frames: Sequence[Frame], *, ne
         One or two points for each image, in the model frame.
     """
     chosen = [torch.stack([hw.argmax(), hw.argmin()] if negative else [hw.argmax()]) for hw in similarities]
-    xy_bn2 = torch.stack([_to_model_xy(flat_k, frame) for flat_k, frame in zip(chosen, frames, strict=True)])
-    labels_bn = torch.ones_like(xy_bn2[..., 0])
-    labels_bn[:, 1:].fill_(0)  # assigned, torch 2.14.1 would make the number on the host first
-    return Points(xy_bn2, labels_bn)
+    xy_np2 = torch.stack([_to_model_xy(flat_p, frame) for flat_p, frame in zip(chosen, frames, strict=True)])
+    labels_np = torch.ones_like(xy_np2[..., 0])
+    labels_np[:, 1:].fill_(0)  # assigned, torch 2.14.1 would make the number on the host first
+    return Points(xy_np2, labels_np)
 
 
-def _to_model_xy(flat_k: Tensor, frame: Frame) -> Tensor:
-    """Return the x and y (k, 2) of pixels counted row by row."""
+def _to_model_xy(flat_p: Tensor, frame: Frame) -> Tensor:
+    """Return the x and y (p, 2) of pixels counted row by row."""
     width = frame.original_hw[1]
     scale_y, scale_x = _scale_yx(frame)
-    return torch.stack([(flat_k % width).double() * scale_x, (flat_k // width).double() * scale_y], dim=1).float()
+    return torch.stack([(flat_p % width).double() * scale_x, (flat_p // width).double() * scale_y], dim=1).float()
 
 
 def _scale_yx(frame: Frame) -> tuple[float, float]:
@@ -153,15 +150,15 @@ def segment(
     """
     frames_n = repeat_frames(frames, len(targets))
     prior = locate(sam, features_bchw, frames_n, targets, guidance)
-    embedding_pc = torch.stack([target.embedding_c for target in targets])
+    embedding_tc = torch.stack([target.embedding_c for target in targets])
     first = sam.decode(
         features_bchw,
         prior.points,
         guidance_nhw=prior.guidance_nhw,
-        embedding_nc=embedding_pc.repeat(len(frames), 1),
+        embedding_nc=embedding_tc.repeat(len(frames), 1),
         multimask=False,
     )
-    refined = sam.decode(features_bchw, prior.points, mask_logits_nhw=first.logits_bkhw[:, 0], multimask=True)
+    refined = sam.decode(features_bchw, prior.points, mask_logits_nhw=first.logits_nkhw[:, 0], multimask=True)
     logits_nhw, _ = refined.best()
     masks = [sam.to_original(low[None], frame)[0] > 0 for low, frame in zip(logits_nhw, frames_n, strict=True)]
     return refine_in_box(sam, features_bchw, frames_n, prior, logits_nhw, masks, len(targets))
@@ -211,8 +208,8 @@ def locate(
         peaks.append(image_hw.max())
         if guidance is not None:
             maps.append(attention_guidance(sam, similarity_hw[None], [image_hw], [frame], guidance))
-    xy_nx2, labels_nx = (torch.cat([getattr(one, name) for one in points]) for name in ("xy_bn2", "labels_bn"))
-    return Prior(Points(xy_nx2, labels_nx), torch.stack(peaks), torch.cat(maps) if maps else None)
+    xy_np2, labels_np = (torch.cat([getattr(one, name) for one in points]) for name in ("xy_np2", "labels_np"))
+    return Prior(Points(xy_np2, labels_np), torch.stack(peaks), torch.cat(maps) if maps else None)
 
 
 def refine_in_box(

@@ -2,8 +2,6 @@
 
 SAM offers a part, a sub-part and the whole; the fit learns how to mix these three scales. SAM is frozen and the prompt
 fixed, so the three logits are decoded once, and each of the 1,000 steps only mixes them again.
-
-Suffixes: b images, n prompts (as in `persam`), h w rows and columns, c channels, k the three scales, p pixels.
 """
 
 from collections.abc import Sequence
@@ -31,15 +29,15 @@ def make_target_f(sam: Sam, references: Sequence[Reference], encode: ReferenceEn
     """
     encode = encode or ReferenceEncoder(sam, references)
     encoded = [target_features(sam, reference, encode) for reference in references]
-    cells_nc = torch.cat([cells for _, cells in encoded])
-    blend_c = cells_nc.mean(dim=0) / 2 + cells_nc.amax(dim=0) / 2
-    target = Target(references[0].category, F.normalize(blend_c, dim=0), cells_nc.mean(dim=0))
+    cells_mc = torch.cat([cells for _, cells in encoded])
+    blend_c = cells_mc.mean(dim=0) / 2 + cells_mc.amax(dim=0) / 2
+    target = Target(references[0].category, F.normalize(blend_c, dim=0), cells_mc.mean(dim=0))
     losses = []
     for reference, (features_1chw, _) in zip(references, encoded, strict=True):
         frame = sam.frame((reference.mask_hw.shape[0], reference.mask_hw.shape[1]))
         points = locate(sam, features_1chw, [frame], [target], guidance=None).points
         scales = sam.decode(features_1chw, points, multimask=True)
-        logits_khw = sam.to_original(scales.logits_bkhw[0], frame)
+        logits_khw = sam.to_original(scales.logits_nkhw[0], frame)
         losses.append(ScaleMixingLoss(logits_khw, torch.from_numpy(reference.mask_hw).to(sam.device)))
     return replace(target, mask_weights_3=fit_mask_weights(losses))
 
@@ -62,10 +60,10 @@ def segment_f(sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], targets:
     scales = sam.decode(features_bchw, prior.points, multimask=True)
     fitted = [target.mask_weights_3 for target in targets if target.mask_weights_3 is not None]
     weights_nk11 = torch.stack(fitted).repeat(len(frames), 1)[..., None, None]
-    mixed_nhw = (scales.logits_bkhw * weights_nk11).sum(dim=1)
+    mixed_nhw = (scales.logits_nkhw * weights_nk11).sum(dim=1)
     masks = [
         (sam.to_original(low_khw, frame) * weights_k11).sum(dim=0) > 0
-        for low_khw, frame, weights_k11 in zip(scales.logits_bkhw, frames_n, weights_nk11, strict=True)
+        for low_khw, frame, weights_k11 in zip(scales.logits_nkhw, frames_n, weights_nk11, strict=True)
     ]
     logits_nhw, _ = decode_in_box(sam, features_bchw, frames_n, prior.points, mixed_nhw, masks).best()
     masks = [

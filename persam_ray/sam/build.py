@@ -8,7 +8,7 @@ The prompt encoder and the mask decoder are `segment_anything`'s in all of them.
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -22,16 +22,12 @@ from segment_anything.modeling.common import LayerNorm2d
 from timm.models.tiny_vit import TinyVit
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from persam_ray.errors import CheckpointError
 from persam_ray.sam.layout import detect_layout, image_size_px
 from persam_ray.types import Checkpoint, Tensors
 
 DECODER_HEADS = 8  # of every published SAM; the number leaves no trace in a tensor's shape
-
-SCALES = frozenset({Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
-"""Products by a number, which change nothing of what is not filled."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -112,7 +108,7 @@ def _vit(checkpoint: Checkpoint) -> ImageEncoderViT:
         raise CheckpointError(
             f"the image encoder has blocks of several window sizes ({sorted(windows)}), allowed is one"
         )
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"):
         encoder = ImageEncoderViT(
             img_size=grid * patch_size,
             patch_size=patch_size,
@@ -227,7 +223,7 @@ def _compact(checkpoint: Checkpoint) -> nn.Module:
 def _prompt_encoder(tensors: Tensors, image_size_px: int) -> PromptEncoder:
     embed_dim = tensors["prompt_encoder.no_mask_embed.weight"].shape[1]
     grid = image_size_px // 16
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"):
         return PromptEncoder(
             embed_dim=embed_dim,
             image_embedding_size=(grid, grid),
@@ -238,7 +234,7 @@ def _prompt_encoder(tensors: Tensors, image_size_px: int) -> PromptEncoder:
 
 def _mask_decoder(tensors: Tensors) -> MaskDecoder:
     width = tensors["mask_decoder.iou_token.weight"].shape[1]
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"):
         return MaskDecoder(
             transformer_dim=width,
             transformer=TwoWayTransformer(
@@ -251,17 +247,3 @@ def _mask_decoder(tensors: Tensors) -> MaskDecoder:
             iou_head_depth=_count(tensors, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
             iou_head_hidden_dim=tensors["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
         )
-
-
-class _Unfilled(TorchFunctionMode):
-    """Modules made within are not filled: to draw or scale on the meta device loads torch's compiler, for a second."""
-
-    def __torch_function__(
-        self, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if function is torch.randn:
-            return torch.empty(*args, **kwargs, device="meta")
-        if function in SCALES or getattr(function, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return function(*args, **kwargs)

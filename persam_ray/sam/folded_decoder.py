@@ -1,33 +1,35 @@
-"""SAM's mask decoder with its image-side projections folded into the few prompt tokens: for bfloat16.
+"""SAM's mask decoder for bfloat16: work at every image cell is folded into the few tokens.
 
-Of 4096 image cells and 8 tokens, all that costs time is what happens at every cell. The official decoder projects each
-cell to queries, keys and values, four times 256 x 128 products for a block. But with x a cell, u a token and W the
-projections of one head,
+There are 4,096 image cells and 8 tokens, so nearly all time goes into what happens at every cell. The official decoder
+projects each cell to queries, keys and values: four products of 256 x 128 in each block. With x a cell, u a token and W
+the projections of one head,
 
     (W_q u) . (W_k x) = (W_k' W_q u) . x        sum over x of p_x W_v x = W_v (sum over x of p_x x)
 
-so that the projections can be done to tokens: per cell two times 256 x 64 products are left for each direction (64 is
-8 tokens in 8 heads), and no projected image is ever written. What a block adds to a cell is a mix of as many rows,
-which hold the values and the output projection. The transposed convolutions, whose windows do not overlap, are products
-too: cells stay rows, channels columns, and only the finished logits are laid out as an image.
+so the projections can be applied to tokens instead. For each cell and direction two products of 256 x 64 are left (8
+tokens in 8 heads), and no projected image is written to memory. What a block adds to a cell is a mix of 64 rows, which
+hold the values and the output projection. The transposed convolutions become products as well, because their windows do
+not overlap: cells stay rows, channels columns, and only the finished logits are laid out as an image.
 
-The algebra is exact (`sam_decoder` is the reference, to which the tests compare). Cells are bfloat16; tokens, softmax
-and predicted IoU float32.
+The algebra is exact; tests compare it to `OfficialAttention`. Cells are bfloat16; tokens, softmax and predicted IoU are
+float32.
 
-Suffixes: n prompts, t tokens, h heads, m image cells, c channels, d channels of a head, k masks, r rows of a product
-(head and token).
+Suffixes beside those of `types`: r rows of a product, one for each token in each head; o outputs of a layer.
 """
 
+import copy
 from typing import cast
 
 import torch
 from segment_anything.modeling import MaskDecoder
 from segment_anything.modeling.common import LayerNorm2d
-from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
+from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from persam_ray.compute.packed_layers import packed
+from persam_ray.sam.decoder import with_output_tokens
+from persam_ray.sam.two_way_transformer import transform
 
 
 class FoldedDecoder(nn.Module):
@@ -35,154 +37,113 @@ class FoldedDecoder(nn.Module):
 
     Args:
         decoder: The package's module, in float32; its weights are shared where tokens use them.
-        position_1chw: The dense positional encoding.
+        image_pe_1chw: The dense positional encoding.
         dtype: Of the image's cells.
     """
 
-    position_mc: Tensor
+    key_pe_1mc: Tensor
 
-    def __init__(self, decoder: MaskDecoder, position_1chw: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, decoder: MaskDecoder, image_pe_1chw: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         self.decoder, self.dtype = decoder, dtype
-        self.grid_hw = (position_1chw.shape[2], position_1chw.shape[3])
-        self.register_buffer("position_mc", position_1chw[0].flatten(1).T.contiguous().to(dtype))
-        self.norms = nn.ModuleList(_norm_in(dtype, block.norm4) for block in self._blocks)
-        self.mlps = nn.ModuleList(
-            nn.Sequential(packed(block.mlp.lin1), block.mlp.act, packed(block.mlp.lin2)) for block in self._blocks
-        )
+        self.register_buffer("key_pe_1mc", image_pe_1chw.flatten(2).transpose(1, 2).contiguous().to(dtype))
+        self.transformer = _with_cells_in(dtype, decoder.transformer)
         self.upscale = _Upscale(decoder, dtype)
-
-    @property
-    def _blocks(self) -> list[TwoWayAttentionBlock]:
-        return [cast("TwoWayAttentionBlock", block) for block in self.decoder.transformer.layers]
 
     def forward(
         self,
-        cells_nmc: Tensor,
-        prompt_tokens_ntc: Tensor,
+        image_embedding_nchw: Tensor,
+        prompt_tokens_nlc: Tensor,
         *,
-        guidance_nm: Tensor | None,
+        guidance_nhw: Tensor | None,
         embedding_nc: Tensor | None,
         multimask: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Decode masks.
-
-        Args:
-            cells_nmc: The image of each prompt, with the dense (mask) prompt already added.
-            prompt_tokens_ntc: Encoded points and boxes, float32.
-            guidance_nm: Target-guided attention, in [0, 1].
-            embedding_nc: Target-semantic prompt.
-            multimask: True for the three scales (tokens 1 to 3), False for the single mask (token 0).
-
-        Returns:
-            Mask logits (n, k, 4h, 4w) and predicted IoU (n, k), float32.
-        """
+        """Decode masks: the arguments and results are those of `predict_masks`, all of them float32."""
         decoder = self.decoder
-        output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens_ntc = torch.cat([output_tokens.expand(len(cells_nmc), -1, -1), prompt_tokens_ntc], dim=1)
-        queries_ntc, cells_nmc = self._transform(tokens_ntc, cells_nmc, guidance_nm, embedding_nc)
+        queries_nlc, keys_nmc = transform(
+            self.transformer,
+            FoldedAttention(),
+            with_output_tokens(decoder, prompt_tokens_nlc),
+            image_embedding_nchw.flatten(2).transpose(1, 2).to(self.dtype),
+            self.key_pe_1mc,
+            guidance_nm=None if guidance_nhw is None else guidance_nhw.flatten(1),
+            embedding_nc=embedding_nc,
+        )
         kept = range(1, decoder.num_mask_tokens) if multimask else range(1)
-        filters_nkc = torch.stack([decoder.output_hypernetworks_mlps[k](queries_ntc[:, 1 + k]) for k in kept], dim=1)
-        iou_nk: Tensor = decoder.iou_prediction_head(queries_ntc[:, 0])
-        return self.upscale(cells_nmc, filters_nkc, self.grid_hw), iou_nk[:, kept.start : kept.stop]
+        filters_nkc = torch.stack([decoder.output_hypernetworks_mlps[k](queries_nlc[:, 1 + k]) for k in kept], dim=1)
+        iou_nk: Tensor = decoder.iou_prediction_head(queries_nlc[:, 0])
+        grid_hw = (image_embedding_nchw.shape[2], image_embedding_nchw.shape[3])
+        return self.upscale(keys_nmc, filters_nkc, grid_hw), iou_nk[:, kept.start : kept.stop]
 
-    def _transform(
-        self, tokens_ntc: Tensor, cells_nmc: Tensor, guidance_nm: Tensor | None, embedding_nc: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return tokens and cells behind the two-way transformer; how the embedding enters: see `sam_decoder`."""
-        embedding_n1c = 0.0 if embedding_nc is None else embedding_nc[:, None]
-        tokens_ntc = tokens_ntc + embedding_n1c
-        queries_ntc = tokens_ntc
-        for index, (block, norm, mlp) in enumerate(zip(self._blocks, self.norms, self.mlps, strict=True)):
-            if index > 0:
-                queries_ntc = queries_ntc + embedding_n1c
-            placed_nmc = cells_nmc + self.position_mc
-            queries_ntc = _self_attended(block, queries_ntc, tokens_ntc)
-            asking_ntc = queries_ntc + tokens_ntc
-            gathered_ntc = _gather(block.cross_attn_token_to_image, asking_ntc, placed_nmc, cells_nmc, guidance_nm)
-            queries_ntc = block.norm2(queries_ntc + gathered_ntc)
-            queries_ntc = block.norm3(queries_ntc + mlp(queries_ntc))
-            answering_ntc = queries_ntc + tokens_ntc
-            cells_nmc = norm(
-                _spread(block.cross_attn_image_to_token, placed_nmc, answering_ntc, queries_ntc, cells_nmc)
-            )
-        final = cast("Attention", self.decoder.transformer.final_attn_token_to_image)
-        asking_ntc = queries_ntc + tokens_ntc + embedding_n1c
-        queries_ntc = queries_ntc + _gather(final, asking_ntc, cells_nmc + self.position_mc, cells_nmc, None)
-        return self.decoder.transformer.norm_final_attn(queries_ntc), cells_nmc
+
+def _with_cells_in(dtype: torch.dtype, transformer: TwoWayTransformer) -> TwoWayTransformer:
+    """Return a copy whose norms over cells are in another type and whose MLPs are packed; other weights are shared."""
+    shared = {id(weight): weight for weight in transformer.parameters()}
+    copied = copy.deepcopy(transformer, shared)
+    for block in copied.layers:
+        block.mlp = nn.Sequential(packed(block.mlp.lin1), block.mlp.act, packed(block.mlp.lin2))
+        block.norm4 = _norm_in(dtype, block.norm4)
+    return copied
 
 
 @torch.no_grad()
 def _norm_in(dtype: torch.dtype, norm: nn.LayerNorm | LayerNorm2d) -> nn.LayerNorm:
     """Return a copy of a norm over channels, for channels that come last, in another type."""
-    copy = nn.LayerNorm(norm.weight.shape[0], eps=norm.eps, device=norm.weight.device, dtype=dtype)
-    copy.weight.copy_(norm.weight)
-    copy.bias.copy_(norm.bias)
-    return copy.requires_grad_(requires_grad=False)
+    converted = nn.LayerNorm(norm.weight.shape[0], eps=norm.eps, device=norm.weight.device, dtype=dtype)
+    converted.weight.copy_(norm.weight)
+    converted.bias.copy_(norm.bias)
+    return converted.requires_grad_(requires_grad=False)
 
 
-def _self_attended(block: TwoWayAttentionBlock, queries_ntc: Tensor, tokens_ntc: Tensor) -> Tensor:
-    """Return the tokens behind the block's first step, in which they attend to one another."""
-    if block.skip_first_layer_pe:
-        attended: Tensor = block.self_attn(q=queries_ntc, k=queries_ntc, v=queries_ntc)
-    else:
-        placed_ntc = queries_ntc + tokens_ntc
-        attended = queries_ntc + block.self_attn(q=placed_ntc, k=placed_ntc, v=queries_ntc)
-    normed: Tensor = block.norm1(attended)
-    return normed
+class FoldedAttention:
+    """Attention between tokens and image with the image's projections done to tokens."""
+
+    def token_to_image(
+        self, layer: Attention, q_nlc: Tensor, k_nmc: Tensor, v_nmc: Tensor, guidance_nm: Tensor | None
+    ) -> Tensor:
+        """Return what each token takes from the image (n, l, c).
+
+        The key's bias adds the same to a token's logit at every cell, and the softmax drops it.
+        """
+        prompts, tokens, _ = q_nlc.shape
+        q_nrc = _folded(layer, layer.q_proj(q_nlc), layer.k_proj)
+        weights_nrm = _products(q_nrc, k_nmc).softmax(dim=2, dtype=torch.float32)
+        if guidance_nm is not None:
+            weights_nrm = (weights_nrm + guidance_nm[:, None]).softmax(dim=2)  # eq. 4 of PerSAM, as officially done
+        attended_nrc = torch.bmm(weights_nrm.to(v_nmc.dtype), v_nmc).float()
+        values_acd = _by_head(layer.v_proj.weight, layer.num_heads).transpose(1, 2)
+        attended_nald = attended_nrc.view(prompts, layer.num_heads, tokens, -1) @ values_acd
+        attended_nlc: Tensor = layer.out_proj(attended_nald.transpose(1, 2).flatten(2) + layer.v_proj.bias)
+        return attended_nlc
+
+    def image_to_token(self, layer: Attention, q_nmc: Tensor, k_nlc: Tensor, v_nlc: Tensor, keys_nmc: Tensor) -> Tensor:
+        """Return the keys (n, m, c) with what each takes from the tokens added."""
+        heads, (prompts, tokens, _) = layer.num_heads, k_nlc.shape
+        projected_nlc: Tensor = layer.k_proj(k_nlc)
+        k_nrc = _folded(layer, projected_nlc, layer.q_proj)
+        bias_nald = _in_heads(projected_nlc * layer.q_proj.bias, heads)
+        bias_nal1 = bias_nald.sum(dim=3, keepdim=True) * bias_nald.shape[3] ** -0.5
+        logits_nalm = _products(k_nrc, q_nmc).view(prompts, heads, tokens, -1) + bias_nal1
+        weights_nrm = logits_nalm.softmax(dim=2).flatten(1, 2).to(keys_nmc.dtype)
+        values_nald = _in_heads(layer.v_proj(v_nlc), heads)
+        out_adc = _by_head(layer.out_proj.weight.T, heads)
+        # A cell's weights are 1 in sum for each head, so the output's bias can come in equal parts with the rows.
+        rows_nrc = (values_nald @ out_adc + layer.out_proj.bias / heads).flatten(1, 2)
+        return torch.baddbmm(keys_nmc, weights_nrm.transpose(1, 2), rows_nrc.to(keys_nmc.dtype))
 
 
-def _gather(
-    attention: Attention, asking_ntc: Tensor, placed_nmc: Tensor, cells_nmc: Tensor, guidance_nm: Tensor | None
-) -> Tensor:
-    """Token to image attention: what each token gathers from the cells (n, t, c).
-
-    The key's bias adds the same to a token's logit at every cell, and the softmax drops it.
-    """
-    tokens = asking_ntc.shape[1]
-    queries_nrc = _folded(attention, attention.q_proj(asking_ntc), attention.k_proj)
-    logits_nrm = _products(queries_nrc, placed_nmc)
-    weights_nrm = logits_nrm.softmax(dim=2, dtype=torch.float32)
-    if guidance_nm is not None:
-        weights_nrm = (weights_nrm + guidance_nm[:, None]).softmax(dim=2)  # eq. 4 of PerSAM, as officially done
-    gathered_nrc = torch.bmm(weights_nrm.to(cells_nmc.dtype), cells_nmc).float()
-    values_hcd = _by_head(attention.v_proj.weight, attention.num_heads).transpose(1, 2)
-    in_heads_nhtd = gathered_nrc.view(len(asking_ntc), attention.num_heads, tokens, -1) @ values_hcd
-    gathered_ntc: Tensor = attention.out_proj(in_heads_nhtd.transpose(1, 2).flatten(2) + attention.v_proj.bias)
-    return gathered_ntc
-
-
-def _spread(
-    attention: Attention, placed_nmc: Tensor, answering_ntc: Tensor, values_ntc: Tensor, cells_nmc: Tensor
-) -> Tensor:
-    """Image to token attention: the cells (n, m, c) and what each has taken from the tokens."""
-    heads, (prompts, tokens, _) = attention.num_heads, answering_ntc.shape
-    keys_ntc: Tensor = attention.k_proj(answering_ntc)
-    keys_nrc = _folded(attention, keys_ntc, attention.q_proj)
-    bias_nhtd = _in_heads(keys_ntc * attention.q_proj.bias, heads)
-    bias_nht1 = bias_nhtd.sum(dim=3, keepdim=True) * bias_nhtd.shape[3] ** -0.5
-    logits_nrm = _products(keys_nrc, placed_nmc)
-    biased_nhtm = logits_nrm.view(prompts, heads, tokens, -1) + bias_nht1
-    weights_nrm = biased_nhtm.softmax(dim=2).flatten(1, 2).to(cells_nmc.dtype)
-    values_nhtd = _in_heads(attention.v_proj(values_ntc), heads)
-    out_hdc = _by_head(attention.out_proj.weight.T, heads)
-    # A cell's weights are 1 in sum for each head, so the output's bias can come in equal parts with the rows.
-    rows_nrc = (values_nhtd @ out_hdc + attention.out_proj.bias / heads).flatten(1, 2)
-    spread_nmc: Tensor = torch.baddbmm(cells_nmc, weights_nrm.transpose(1, 2), rows_nrc.to(cells_nmc.dtype))
-    return spread_nmc
-
-
-def _folded(attention: Attention, tokens_ntc: Tensor, image_projection: nn.Linear) -> Tensor:
+def _folded(layer: Attention, projected_nlc: Tensor, image_projection: nn.Linear) -> Tensor:
     """Return rows (n, r, c) whose products with a cell are the scaled logits of projected tokens and projected cell."""
-    in_heads_nhtd = _in_heads(tokens_ntc, attention.num_heads)
-    weight_hdc = _by_head(image_projection.weight, attention.num_heads)
-    rows_nrc: Tensor = (in_heads_nhtd * in_heads_nhtd.shape[3] ** -0.5 @ weight_hdc).flatten(1, 2)
+    tokens_nald = _in_heads(projected_nlc, layer.num_heads)
+    weight_adc = _by_head(image_projection.weight, layer.num_heads)
+    rows_nrc: Tensor = (tokens_nald * tokens_nald.shape[3] ** -0.5 @ weight_adc).flatten(1, 2)
     return rows_nrc
 
 
-def _in_heads(tokens_ntc: Tensor, heads: int) -> Tensor:
-    """Split projected tokens' channels: (n, h, t, d)."""
-    return tokens_ntc.reshape(*tokens_ntc.shape[:2], heads, -1).transpose(1, 2)
+def _in_heads(tokens_nlc: Tensor, heads: int) -> Tensor:
+    """Split projected tokens' channels: (n, a, l, d)."""
+    return tokens_nlc.reshape(*tokens_nlc.shape[:2], heads, -1).transpose(1, 2)
 
 
 def _products(rows_nrc: Tensor, cells_nmc: Tensor) -> Tensor:
@@ -191,7 +152,7 @@ def _products(rows_nrc: Tensor, cells_nmc: Tensor) -> Tensor:
 
 
 def _by_head(weight: Tensor, heads: int) -> Tensor:
-    """Split a projection's weight (h * d, c) to (h, d, c)."""
+    """Split a projection's weight (a * d, c) to (a, d, c)."""
     return weight.reshape(heads, -1, weight.shape[1])
 
 

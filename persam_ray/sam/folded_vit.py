@@ -10,8 +10,7 @@ row and column behind its channels, and a key a 1 at its own row and column,
 so that q' k' is the same sum. The algebra is exact; in float32 the features are the package's up to rounding. Windows
 are padded after the projection to q, k, v, where padding is that layer's bias, and not before it.
 
-Suffixes: b images, h w rows and columns of the token grid, c channels, n heads, t tokens of a window (the whole grid in
-a global block), s side of a window.
+A global block is one window as large as the grid. Tokens are on the grid (b, h, w, c) or in windows, row by row.
 """
 
 import torch
@@ -52,9 +51,9 @@ class FoldedViT(nn.Module):
 
 
 class _FoldedBlock(nn.Module):
-    rows_ssc: Tensor
-    columns_ssc: Tensor
-    ones_tk: Tensor
+    rows_hhc: Tensor
+    columns_wwc: Tensor
+    one_hot_lc: Tensor
 
     def __init__(self, block: Block, side: int) -> None:
         super().__init__()
@@ -63,23 +62,23 @@ class _FoldedBlock(nn.Module):
         self.mlp = nn.Sequential(packed(block.mlp.lin1), block.mlp.act, packed(block.mlp.lin2))
         self.padding: Tensor | float = 0.0 if block.attn.qkv.bias is None else block.attn.qkv.bias
         self.side, self.heads = side, int(block.attn.num_heads)
-        rows_ssc, columns_ssc = (
+        rows_hhc, columns_wwc = (
             get_rel_pos(side, side, table).detach() for table in (block.attn.rel_pos_h, block.attn.rel_pos_w)
         )
-        self.register_buffer("rows_ssc", rows_ssc)
-        self.register_buffer("columns_ssc", columns_ssc)
-        places_t = torch.arange(side * side, device=rows_ssc.device)
-        ones_tk = torch.cat([F.one_hot(places_t // side, side), F.one_hot(places_t % side, side)], dim=1)
-        self.widened = -(-(rows_ssc.shape[2] + 2 * side) // LANES) * LANES
-        spare = self.widened - rows_ssc.shape[2] - 2 * side
-        self.register_buffer("ones_tk", F.pad(ones_tk, (0, spare)).to(rows_ssc))
+        self.register_buffer("rows_hhc", rows_hhc)
+        self.register_buffer("columns_wwc", columns_wwc)
+        places_l = torch.arange(side * side, device=rows_hhc.device)
+        one_hot_lc = torch.cat([F.one_hot(places_l // side, side), F.one_hot(places_l % side, side)], dim=1)
+        self.widened = -(-(rows_hhc.shape[2] + 2 * side) // LANES) * LANES
+        spare = self.widened - rows_hhc.shape[2] - 2 * side
+        self.register_buffer("one_hot_lc", F.pad(one_hot_lc, (0, spare)).to(rows_hhc))
 
     def _new_space(self, x_bhwc: Tensor) -> Tensor:
-        """Return room for q', k' and v', (3, windows, n, t, widened), filled with what no block changes."""
+        """Return room for q', k' and v', (3, windows, a, l, widened), filled with what no block changes."""
         batch, height, width, _ = x_bhwc.shape
         windows = batch * -(-height // self.side) * -(-width // self.side)
         space = x_bhwc.new_zeros(3, windows, self.heads, self.side**2, self.widened)
-        space[1, ..., -self.ones_tk.shape[1] :] = self.ones_tk
+        space[1, ..., -self.one_hot_lc.shape[1] :] = self.one_hot_lc
         return space
 
     def forward(self, x_bhwc: Tensor, spaces: dict[int, Tensor]) -> Tensor:
@@ -105,7 +104,7 @@ class _FoldedBlock(nn.Module):
             padded[:, :height, :width] = qkv
             padded[:, :height, width:] = padded[:, height:] = self.padding
             qkv = padded
-        # 3 (q, k, v), b, windows down and across, n, rows and columns of a window, c of a head
+        # 3 (q, k, v), b, windows down and across, a, rows and columns of a window, c of a head
         down, across = (height + below) // self.side, (width + right) // self.side
         split = qkv.view(batch, down, self.side, across, self.side, 3, self.heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
         self._fill(space.view(*split.shape[:-1], -1), split)
@@ -119,7 +118,7 @@ class _FoldedBlock(nn.Module):
         """Write q', k' and v' where they are attended to; each number is copied once."""
         side, channels, (q, k, v) = self.side, split.shape[-1], split
         torch.mul(q, channels**-0.5, out=space[0, ..., :channels])
-        space[0, ..., channels : channels + side] = torch.einsum("...hwc,hkc->...hwk", q, self.rows_ssc)
-        space[0, ..., channels + side : channels + 2 * side] = torch.einsum("...hwc,wkc->...hwk", q, self.columns_ssc)
+        space[0, ..., channels : channels + side] = torch.einsum("...hwc,hyc->...hwy", q, self.rows_hhc)
+        space[0, ..., channels + side : channels + 2 * side] = torch.einsum("...hwc,wxc->...hwx", q, self.columns_wwc)
         space[1, ..., :channels] = k
         space[2, ..., :channels] = v

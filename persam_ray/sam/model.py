@@ -3,8 +3,7 @@
 It keeps no image between calls. One ViT-B image at 1024 x 1024: 3 MB of uint8 pixels in, 4 MB of features
 (256 x 64 x 64 float32) out; a decoder call adds 256 x 256 logits for each mask.
 
-Suffixes: b images, n prompts, h w rows and columns, c channels, k candidates. "Model frame" is the resized image before
-padding; "original" the photo itself.
+"Model frame" is the resized image before padding; "original" the photo itself.
 """
 
 from collections.abc import Sequence
@@ -68,10 +67,10 @@ class Sam:
             self._image_encoder = pack_within(folded, self._trial_image())
         self._prompt_encoder = modules.prompt_encoder.to(self.device)
         self._mask_decoder = modules.mask_decoder.to(self.device)
-        self._position_1chw = self._prompt_encoder.get_dense_pe()
+        self._image_pe_1chw = self._prompt_encoder.get_dense_pe()
         self._folded_decoder: FoldedDecoder | None = None  # in float32 the official numbers count, to the bit
         if self._dtype != torch.float32:
-            self._folded_decoder = FoldedDecoder(self._mask_decoder, self._position_1chw, self._dtype)
+            self._folded_decoder = FoldedDecoder(self._mask_decoder, self._image_pe_1chw, self._dtype)
         self._mean_311, self._std_311 = (
             torch.tensor(values, device=self.device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD)
         )
@@ -84,7 +83,7 @@ class Sam:
     @property
     def grid_hw(self) -> tuple[int, int]:
         """Rows and columns of the feature grid."""
-        height, width = self._position_1chw.shape[-2:]
+        height, width = self._image_pe_1chw.shape[-2:]
         return height, width
 
     @property
@@ -143,23 +142,24 @@ class Sam:
             embedding_nc: Target-semantic prompt (PerSAM).
             multimask: Return the three scales rather than the single mask.
         """
-        sparse_ntc, dense_nchw = embed_prompts(self._prompt_encoder, points, box_n4, mask_logits_nhw)
-        image_nchw = features_bchw.repeat_interleave(len(sparse_ntc) // len(features_bchw), dim=0) + dense_nchw
+        sparse_nlc, dense_nchw = embed_prompts(self._prompt_encoder, points, box_n4, mask_logits_nhw)
+        targets = len(sparse_nlc) // len(features_bchw)
+        image_embedding_nchw = features_bchw.repeat_interleave(targets, dim=0) + dense_nchw
         if self._folded_decoder is None:
             logits_nkhw, iou_nk = predict_masks(
                 self._mask_decoder,
-                image_nchw,
-                self._position_1chw,
-                sparse_ntc,
-                guidance_bhw=guidance_nhw,
-                embedding_bc=embedding_nc,
+                image_embedding_nchw,
+                self._image_pe_1chw,
+                sparse_nlc,
+                guidance_nhw=guidance_nhw,
+                embedding_nc=embedding_nc,
                 multimask=multimask,
             )
         else:
             logits_nkhw, iou_nk = self._folded_decoder(
-                image_nchw.flatten(2).transpose(1, 2).to(self._dtype),
-                sparse_ntc,
-                guidance_nm=None if guidance_nhw is None else guidance_nhw.flatten(1),
+                image_embedding_nchw,
+                sparse_nlc,
+                guidance_nhw=guidance_nhw,
                 embedding_nc=embedding_nc,
                 multimask=multimask,
             )

@@ -2,8 +2,6 @@
 
 The package picks points by their labels with boolean masks, of which the host must know how many are True. Here each
 point gets its label's vector; the numbers are the package's, to the bit.
-
-Suffixes: n prompts, t tokens, c channels, h w rows and columns of the feature grid.
 """
 
 import torch
@@ -20,7 +18,7 @@ NO_POINT = -1
 def embed_prompts(
     encoder: PromptEncoder, points: Points, box_n4: Tensor | None, mask_logits_nhw: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the tokens of points and boxes (n, t, c), and what masks add to the image (n, c, h, w).
+    """Return the tokens of points and boxes (n, l, c), and what masks add to the image (n, c, h, w).
 
     Args:
         encoder: The package's module.
@@ -28,22 +26,22 @@ def embed_prompts(
         box_n4: x_min, y_min, x_max, y_max in pixels of the model frame.
         mask_logits_nhw: Low-resolution logits.
     """
-    tokens_ntc = _embed_points(encoder, points, is_padded=box_n4 is None)
+    tokens_nlc = _embed_points(encoder, points, is_padded=box_n4 is None)
     if box_n4 is not None:
-        tokens_ntc = torch.cat([tokens_ntc, encoder._embed_boxes(box_n4)], dim=1)
+        tokens_nlc = torch.cat([tokens_nlc, encoder._embed_boxes(box_n4)], dim=1)
     if mask_logits_nhw is not None:
-        return tokens_ntc, encoder._embed_masks(mask_logits_nhw[:, None])
+        return tokens_nlc, encoder._embed_masks(mask_logits_nhw[:, None])
     no_mask_1c11 = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-    return tokens_ntc, no_mask_1c11.expand(len(tokens_ntc), -1, *encoder.image_embedding_size)
+    return tokens_nlc, no_mask_1c11.expand(len(tokens_nlc), -1, *encoder.image_embedding_size)
 
 
 def _embed_points(encoder: PromptEncoder, points: Points, *, is_padded: bool) -> Tensor:
     """Embed points; where no box follows, the package adds one that is none."""
-    xy_nt2, labels_nt = points.xy_bn2 + 0.5, points.labels_bn  # the centres of pixels
+    xy_np2, labels_np = points.xy_np2 + 0.5, points.labels_np  # the centres of pixels
     if is_padded:  # before the product: of more rows it may round otherwise
-        xy_nt2, labels_nt = F.pad(xy_nt2, (0, 0, 0, 1)), F.pad(labels_nt, (0, 1), value=NO_POINT)
+        xy_np2, labels_np = F.pad(xy_np2, (0, 0, 0, 1)), F.pad(labels_np, (0, 1), value=NO_POINT)
     off_c, on_c = (encoder.point_embeddings[label].weight for label in (0, 1))
-    places_ntc: Tensor = encoder.pe_layer.forward_with_coords(xy_nt2, encoder.input_image_size)
-    labels_nt1 = labels_nt[..., None]
-    points_ntc = places_ntc + torch.where(labels_nt1 == 1, on_c, off_c)
-    return torch.where(labels_nt1 == NO_POINT, encoder.not_a_point_embed.weight, points_ntc)
+    places_npc: Tensor = encoder.pe_layer.forward_with_coords(xy_np2, encoder.input_image_size)
+    labels_np1 = labels_np[..., None]
+    points_npc = places_npc + torch.where(labels_np1 == 1, on_c, off_c)
+    return torch.where(labels_np1 == NO_POINT, encoder.not_a_point_embed.weight, points_npc)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from persam_ray.compute.model_libraries import load_libraries
 from persam_ray.data.schema import instance_row
 from persam_ray.stages.progress import Report
 from persam_ray.stages.rows import TableLabels
@@ -49,7 +48,6 @@ class SegmentWithMaskRcnn:
     """
 
     def __init__(self, load: Callable[[], Checkpoint], options: DetectOptions, report: Report) -> None:
-        load_libraries()
         import torch
 
         from persam_ray.mask_rcnn.model import compute_in, from_checkpoint, network_dtype

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pyarrow as pa
 
 from persam_ray.compute.host_memory import keep_freed_memory
-from persam_ray.compute.model_libraries import load_libraries
 from persam_ray.data.schema import instance_row
 from persam_ray.stages.cached_encoder import CachedEncoder
 from persam_ray.stages.progress import Report
@@ -69,7 +68,8 @@ class SegmentWithPersam:
         report: Report,
     ) -> None:
         keep_freed_memory()
-        load_libraries()  # seconds, in which the targets are made elsewhere
+        from persam_ray.sam import model  # noqa: F401 - torch loads in seconds: let it while targets are made elsewhere
+
         self._load: Callable[[], tuple[Checkpoint, Mapping[str, Sequence[Target]]]] | None = load
         self._options = options
         self._report = report

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from persam_ray.compute.model_libraries import load_libraries
 from persam_ray.errors import CheckpointError
 from persam_ray.stages.feature_cache import FeatureCache
 
@@ -85,7 +84,6 @@ def make_targets(
     Raises:
         CheckpointError: The tensors do not fit their layout.
     """
-    load_libraries()
     from persam_ray.methods.persam import make_target
     from persam_ray.methods.persam_f import make_target_f
     from persam_ray.methods.target import ReferenceEncoder

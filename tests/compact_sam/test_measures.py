@@ -44,7 +44,7 @@ class Oracle(Sam):
         answers = []
         for index in range(len(features_bchw)):
             if boxes is None:
-                x, y = (points.xy_bn2[index, 0] // 2).long().tolist()
+                x, y = (points.xy_np2[index, 0] // 2).long().tolist()
                 mask = next(mask for mask in self.masks if mask[y, x])
             else:
                 mask = next(mask for mask in self.masks if np.allclose(np.array(tight_box(mask)) * 2, boxes[index]))

@@ -94,12 +94,12 @@ def test_a_written_checkpoint_is_read_back_and_gives_the_same_logits(
     found = sam.decode(sam.encode([photo]), points, multimask=True)
     with torch.inference_mode():
         features = model.image_encoder(sam.normalize(photo)[None])
-        sparse, dense = model.prompt_encoder((points.xy_bn2, points.labels_bn), None, None)
+        sparse, dense = model.prompt_encoder((points.xy_np2, points.labels_np), None, None)
         logits, iou = model.mask_decoder(features, model.prompt_encoder.get_dense_pe(), sparse, dense, True)
     assert {array.dtype for array in tensors.values()} == {np.dtype(np.float16), np.dtype(np.int64)}
     # float16 keeps 11 bits; over some 60 layers the rounding of the weights adds up to about a percent.
-    assert (found.logits_bkhw - logits).abs().max() < 0.02 * logits.abs().max()
-    torch.testing.assert_close(found.iou_scores_bk, iou, atol=0.01, rtol=0.02)
+    assert (found.logits_nkhw - logits).abs().max() < 0.02 * logits.abs().max()
+    torch.testing.assert_close(found.iou_scores_nk, iou, atol=0.01, rtol=0.02)
 
 
 def test_training_goes_on_from_a_checkpoint(views: list[Views]) -> None:

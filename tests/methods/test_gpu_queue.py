@@ -53,7 +53,7 @@ def gpu_sam(
         for value in vars(sam).values():
             if isinstance(value, nn.Module):
                 without_numbers(value)
-        sam._position_1chw, sam.device = on_gpu(sam._position_1chw), CUDA
+        sam._image_pe_1chw, sam.device = on_gpu(sam._image_pe_1chw), CUDA
         yield sam
 
 

@@ -81,7 +81,7 @@ def decoded_by_package(
     package: PackageSam, features: Tensor, points: Points, box: Tensor | None = None, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return logits and predicted IoU of the three scales."""
-    sparse, dense = package.prompt_encoder((points.xy_bn2, points.labels_bn), box, mask)
+    sparse, dense = package.prompt_encoder((points.xy_np2, points.labels_np), box, mask)
     position = package.prompt_encoder.get_dense_pe()
     logits, scores = package.mask_decoder(features, position, sparse, dense, multimask_output=True)
     return logits, scores
@@ -116,15 +116,15 @@ def skip_rest(sums_as_recorded: bool) -> None:
 
 def answer_alike(candidates: MaskCandidates, by_package: tuple[Tensor, Tensor]) -> None:
     """Compare with segment_anything's answer to the same question."""
-    for ours, theirs in zip((candidates.logits_bkhw, candidates.iou_scores_bk), by_package, strict=True):
+    for ours, theirs in zip((candidates.logits_nkhw, candidates.iou_scores_nk), by_package, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def agree(candidates: MaskCandidates, expected: NpzFile, step: str) -> None:
     """Compare logits (every 4th row and column was kept) and predicted IoU."""
-    logits = candidates.logits_bkhw[0, :, ::4, ::4].numpy()
+    logits = candidates.logits_nkhw[0, :, ::4, ::4].numpy()
     np.testing.assert_allclose(logits, expected[f"{step}/low_res"], atol=1e-3, rtol=0)
-    np.testing.assert_allclose(candidates.iou_scores_bk[0].numpy(), expected[f"{step}/scores"], atol=1e-3, rtol=0)
+    np.testing.assert_allclose(candidates.iou_scores_nk[0].numpy(), expected[f"{step}/scores"], atol=1e-3, rtol=0)
 
 
 def iou_with_official(mask: torch.Tensor, shape: str, name: str) -> float:
@@ -152,14 +152,14 @@ def test_persam_agrees_with_the_official_code_at_every_step(
     similarity = persam.similarity_map(features, [target])
     on_image = persam.similarity_on_image(sam, similarity[0], frame)
     points = persam.select_points([on_image], [frame], negative=True)
-    np.testing.assert_array_equal(points.xy_bn2.numpy(), expected[f"{image}/step1/point_coords"])
+    np.testing.assert_array_equal(points.xy_np2.numpy(), expected[f"{image}/step1/point_coords"])
 
     guidance = persam.attention_guidance(sam, similarity, [on_image], [frame], "official")
     np.testing.assert_allclose(guidance.flatten().numpy(), expected[f"{image}/step1/attn"].ravel(), atol=1e-4)
 
     first = sam.decode(features, points, guidance_nhw=guidance, embedding_nc=target.embedding_c[None], multimask=False)
-    second = sam.decode(features, points, mask_logits_nhw=first.logits_bkhw[:, 0], multimask=True)
-    answer_alike(second, decoded_by_package(package, features, points, mask=first.logits_bkhw))
+    second = sam.decode(features, points, mask_logits_nhw=first.logits_nkhw[:, 0], multimask=True)
+    answer_alike(second, decoded_by_package(package, features, points, mask=first.logits_nkhw))
     logits, _ = second.best()
     masks = [sam.to_original(logits, frame)[0] > 0]
     third = persam.decode_in_box(sam, features, [frame], points, logits, masks)
@@ -196,7 +196,7 @@ def test_persam_f_fits_on_the_official_logits(
     target = fitted(sam, shape)
     features, frame = encoded(sam, shape, "00")
     points = persam.locate(sam, features, [frame], [target], guidance=None).points
-    np.testing.assert_array_equal(points.xy_bn2.numpy(), expected["fit/point_coords"])
+    np.testing.assert_array_equal(points.xy_np2.numpy(), expected["fit/point_coords"])
     found = sam.decode(features, points, multimask=True)
     answer_alike(found, decoded_by_package(package, features, points))
     skip_rest(sums_as_recorded)
@@ -213,7 +213,7 @@ def test_persam_f_agrees_with_the_official_code_from_its_weights_on(
     target = replace(fitted(sam, shape), mask_weights_3=torch.from_numpy(expected["mask_weights"]))
     features, frame = encoded(sam, shape, image)
     points = persam.locate(sam, features, [frame], [target], guidance=None).points
-    np.testing.assert_array_equal(points.xy_bn2.numpy(), expected[f"{image}/step1/point_coords"])
+    np.testing.assert_array_equal(points.xy_np2.numpy(), expected[f"{image}/step1/point_coords"])
     found = sam.decode(features, points, multimask=True)
     answer_alike(found, decoded_by_package(package, features, points))
     skip_rest(sums_as_recorded)
@@ -251,5 +251,5 @@ def test_points_of_a_batch_are_those_of_its_images(sam: Sam) -> None:
     similarity = persam.similarity_map(sam.encode([resize_longest_side(photo, 1024) for photo in photos]), [target])
     on_images = [persam.similarity_on_image(sam, hw, frame) for hw, frame in zip(similarity, frames, strict=True)]
     points: Points = persam.select_points(on_images, frames, negative=True)
-    for row, image in zip(points.xy_bn2.numpy(), IMAGES, strict=True):
+    for row, image in zip(points.xy_np2.numpy(), IMAGES, strict=True):
         np.testing.assert_array_equal(row, expected[f"{image}/step1/point_coords"][0])

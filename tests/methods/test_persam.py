@@ -68,8 +68,8 @@ def test_the_first_of_equal_pixels_is_chosen() -> None:
     similarity[1, 2] = similarity[3, 0] = 1.0
     similarity[0, 5] = similarity[2, 1] = -1.0
     points = persam.select_points([similarity], [Frame((4, 6), (8, 12))], negative=True)
-    assert points.xy_bn2[0].tolist() == [[4.0, 2.0], [10.0, 0.0]]
-    assert points.labels_bn[0].tolist() == [1.0, 0.0]
+    assert points.xy_np2[0].tolist() == [[4.0, 2.0], [10.0, 0.0]]
+    assert points.labels_np[0].tolist() == [1.0, 0.0]
 
 
 def test_aligned_guidance_keeps_each_cells_own_value_and_leaves_the_padding_out(small_sam: Sam) -> None:

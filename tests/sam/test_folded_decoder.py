@@ -1,4 +1,4 @@
-"""The folded decoder against `sam_decoder`, which is the package's own pass."""
+"""The folded decoder against the official arithmetic."""
 
 import pytest
 import torch
@@ -44,14 +44,9 @@ def both(
 ) -> list[tuple[Tensor, Tensor]]:
     """Return logits and predicted IoU of the package's arithmetic, then of the folded."""
     guidance, embedding = (given["guidance"], given["embedding"]) if guided else (None, None)
-    exact = predict_masks(
-        decoder, given["image"], given["position"], given["tokens"],
-        guidance_bhw=guidance, embedding_bc=embedding, multimask=multimask,
-    )  # fmt: skip
-    folded = FoldedDecoder(decoder, given["position"], dtype)(
-        given["image"].flatten(2).transpose(1, 2).to(dtype), given["tokens"],
-        guidance_nm=None if guidance is None else guidance.flatten(1), embedding_nc=embedding, multimask=multimask,
-    )  # fmt: skip
+    image, prompts, guides = given["image"], given["tokens"], {"guidance_nhw": guidance, "embedding_nc": embedding}
+    exact = predict_masks(decoder, image, given["position"], prompts, **guides, multimask=multimask)
+    folded = FoldedDecoder(decoder, given["position"], dtype)(image, prompts, **guides, multimask=multimask)
     return [exact, folded]
 
 

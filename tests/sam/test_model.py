@@ -20,7 +20,7 @@ POINTS = Points(torch.tensor([[[30.0, 40.0], [5.0, 90.0]]]), torch.tensor([[1.0,
 
 
 def two_points(batch: int) -> Points:
-    return Points(POINTS.xy_bn2.expand(batch, -1, -1), POINTS.labels_bn.expand(batch, -1))
+    return Points(POINTS.xy_np2.expand(batch, -1, -1), POINTS.labels_np.expand(batch, -1))
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,11 @@ def test_unguided_decoding_is_the_packages_own(small_checkpoint: Checkpoint, sma
     earlier = torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(0))
     box = torch.tensor([[10.0, 20.0, 90.0, 70.0]])
     with torch.inference_mode():
-        sparse, dense = model.prompt_encoder((POINTS.xy_bn2, POINTS.labels_bn), box, earlier[:, None])
+        sparse, dense = model.prompt_encoder((POINTS.xy_np2, POINTS.labels_np), box, earlier[:, None])
         masks, iou = model.mask_decoder(features, model.prompt_encoder.get_dense_pe(), sparse, dense, multimask)
     found = small_sam.decode(features, POINTS, box_n4=box, mask_logits_nhw=earlier, multimask=multimask)
-    torch.testing.assert_close(found.logits_bkhw, masks)
-    torch.testing.assert_close(found.iou_scores_bk, iou)
+    torch.testing.assert_close(found.logits_nkhw, masks)
+    torch.testing.assert_close(found.iou_scores_nk, iou)
 
 
 def test_to_original_is_the_packages_postprocessing(small_sam: Sam) -> None:
@@ -81,7 +81,7 @@ def test_a_batch_of_images_and_prompts_gives_what_each_gives_alone(street_like: 
     together = street_like.decode(features, two_points(3), multimask=True)
     for index, photo in enumerate(photos):
         alone = street_like.decode(street_like.encode([photo]), two_points(1), multimask=True)
-        torch.testing.assert_close(together.logits_bkhw[index], alone.logits_bkhw[0], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(together.logits_nkhw[index], alone.logits_nkhw[0], atol=1e-3, rtol=1e-3)
 
 
 def test_prompts_on_one_image_give_what_each_gives_alone(street_like: Sam) -> None:
@@ -92,20 +92,20 @@ def test_prompts_on_one_image_give_what_each_gives_alone(street_like: Sam) -> No
         alone = street_like.decode(
             features[image : image + 1], Points(xy_n12[prompt : prompt + 1], torch.ones(1, 1)), multimask=True
         )
-        torch.testing.assert_close(together.logits_bkhw[prompt], alone.logits_bkhw[0], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(together.logits_nkhw[prompt], alone.logits_nkhw[0], atol=1e-3, rtol=1e-3)
 
 
 def test_guidance_moves_the_result_and_only_through_the_attention(small_sam: Sam) -> None:
     features = small_sam.encode([resize_longest_side(scene(128, 128), 128)])
     maps = [torch.rand(1, *small_sam.grid_hw, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     first, second = (small_sam.decode(features, POINTS, guidance_nhw=hw, multimask=False) for hw in maps)
-    assert not torch.allclose(first.logits_bkhw, second.logits_bkhw)
+    assert not torch.allclose(first.logits_nkhw, second.logits_nkhw)
     # A constant map shifts all weights alike, and softmax ignores that: every constant gives the same result.
     zero, one = (
         small_sam.decode(features, POINTS, guidance_nhw=torch.full_like(maps[0], value), multimask=False)
         for value in (0.0, 1.0)
     )
-    torch.testing.assert_close(zero.logits_bkhw, one.logits_bkhw, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(zero.logits_nkhw, one.logits_nkhw, atol=1e-3, rtol=1e-3)
 
 
 def test_bfloat16_encodes_close_to_float32(small_checkpoint: Checkpoint, small_sam: Sam) -> None:

@@ -38,6 +38,6 @@ def test_the_numbers_are_the_packages(
         logits_nhw = torch.randn(count, 32, 32) if with_mask else None
         tokens, dense = embed_prompts(encoder, points, box_n4, logits_nhw)
         masks = None if logits_nhw is None else logits_nhw[:, None]
-        expected_tokens, expected_dense = encoder((points.xy_bn2, points.labels_bn), box_n4, masks)
+        expected_tokens, expected_dense = encoder((points.xy_np2, points.labels_np), box_n4, masks)
         assert torch.equal(tokens, expected_tokens)
         assert torch.equal(dense, expected_dense)

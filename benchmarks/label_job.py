@@ -31,6 +31,7 @@ from persam_ray.data.checkpoints import read_checkpoint
 from persam_ray.data.weights import locate
 from persam_ray.images import decode_image, decode_mask, resize_longest_side
 from persam_ray.methods import persam
+from persam_ray.methods.references import encode_references
 from persam_ray.sam.model import Sam
 from persam_ray.types import Checkpoint, Reference
 
@@ -90,7 +91,8 @@ def model_s(checkpoint: Checkpoint, photos: list[Path], reference: str) -> float
     keep_freed_memory()
     sam = Sam(checkpoint)
     image, mask = (Path(path).read_bytes() for path in reference.split(","))
-    target = persam.make_target(sam, [Reference("target", decode_image(image), decode_mask(mask))])
+    shown = Reference("target", decode_image(image), decode_mask(mask))
+    target = persam.make_target(sam, encode_references(sam, [shown]))
     decoded = [decode_image(photo.read_bytes()) for photo in photos]
     resized = [resize_longest_side(photo, sam.image_size_px) for photo in decoded]
     started_s = time.perf_counter()

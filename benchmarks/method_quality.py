@@ -22,6 +22,7 @@ from persam_ray.data.listing import open_dataset
 from persam_ray.images import decode_image, resize_longest_side
 from persam_ray.methods import persam, persam_f
 from persam_ray.methods.answers import RawMask
+from persam_ray.methods.references import encode_references
 from persam_ray.sam.model import Sam
 from persam_ray.types import BoolArray, Target
 
@@ -69,7 +70,8 @@ def judge_all(sam: Sam, dataset: Dataset, references: Mapping[str, str]) -> dict
     targets = {}
     for category, image_id in references.items():
         reference = load_reference(dataset, image_id, category)
-        targets[category] = persam.make_target(sam, [reference]), persam_f.make_target_f(sam, [reference])
+        encoded = encode_references(sam, [reference])
+        targets[category] = persam.make_target(sam, encoded), persam_f.make_target_f(sam, encoded)
     judged: dict[tuple[str, str], list[Judged]] = defaultdict(list)
     for row in (row for shard in dataset.shards for table in shard.read() for row in table.to_pylist()):
         if row["annotations"] is None:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from persam_ray.data.checkpoints import read_checkpoint
 from persam_ray.images import decode_image, decode_mask
 from persam_ray.methods.mask_weights import STEPS, ScaleMixingLoss, fit_mask_weights
-from persam_ray.methods.persam import locate
-from persam_ray.methods.persam_f import make_target_f, target_features
+from persam_ray.methods.persam_f import locate_f, make_target_f
+from persam_ray.methods.references import encode_references
 from persam_ray.sam.model import Sam
 from persam_ray.types import Reference
 
@@ -30,10 +30,10 @@ def main() -> None:
     sam = Sam(read_checkpoint(options.checkpoint), precision="float32")
     mask = decode_mask(Path(options.mask).read_bytes())
     reference = Reference("target", decode_image(Path(options.image).read_bytes()), mask)
-    target = make_target_f(sam, [reference])  # warms up
-    features, _ = target_features(sam, reference)
+    target = make_target_f(sam, encode_references(sam, [reference]))  # warms up
+    features = encode_references(sam, [reference])[0].features_1chw
     frame = sam.frame(mask.shape)
-    points = locate(sam, features, [frame], [target], guidance=None).points
+    points = locate_f(sam, features, [frame], [target]).points
 
     started_s = time.perf_counter()
     logits = sam.to_original(sam.decode(features, points, multimask=True).logits_nkhw[0], frame)

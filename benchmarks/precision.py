@@ -23,6 +23,7 @@ from persam_ray.data.deepfashion import from_index_map
 from persam_ray.data.weights import locate
 from persam_ray.images import decode_image, resize_longest_side
 from persam_ray.methods import persam, persam_f
+from persam_ray.methods.references import encode_references
 from persam_ray.sam.model import Sam
 from persam_ray.types import BoolArray, ByteArray, Reference, Target
 
@@ -42,7 +43,8 @@ def main() -> None:
     reference = next(Reference(options.category, image, mask) for image, mask in photos if mask.any())
     checkpoint = read_checkpoint(locate(options.checkpoint))
     exact_sam = Sam(checkpoint, precision="float32")
-    targets = persam.make_target(exact_sam, [reference]), persam_f.make_target_f(exact_sam, [reference])
+    encoded = encode_references(exact_sam, [reference])
+    targets = persam.make_target(exact_sam, encoded), persam_f.make_target_f(exact_sam, encoded)
     masks = {precision: labels(Sam(checkpoint, precision=precision), photos, *targets) for precision in PRECISIONS}
     present = [index for index, (_, truth) in enumerate(photos) if truth.mean() > PRESENT_FRACTION]
     results: dict[str, float] = {}

@@ -20,6 +20,7 @@ from persam_ray.data.weights import locate
 from persam_ray.demo.scenes import CLASS_INDICES, Scene, draw_scene
 from persam_ray.images import resize_longest_side
 from persam_ray.methods import persam, persam_f
+from persam_ray.methods.references import encode_references
 from persam_ray.sam.model import Sam
 from persam_ray.types import BoolArray, Reference
 
@@ -60,7 +61,8 @@ def persam_rows(sam: Sam, scenes: list[Scene], count: int) -> list[dict[str, flo
     rows = []
     for number in usable[:count]:
         reference = [Reference("top", scenes[number].image_hw3, top_of(scenes[number]))]
-        target, target_f = persam.make_target(sam, reference), persam_f.make_target_f(sam, reference)
+        encoded = encode_references(sam, reference)
+        target, target_f = persam.make_target(sam, encoded), persam_f.make_target_f(sam, encoded)
         sums = np.zeros((2, 2))
         judged = [other for other, scene in enumerate(scenes) if top_of(scene).mean() > PRESENT_FRACTION]
         for other in judged:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from persam_ray.benchmark.contenders import Contest, mask_rcnn_rows, persam_rows
-from persam_ray.benchmark.rows import TITLES, AnyRow, BenchmarkError, FailedRow, Row, as_json, charts, in_order, table
+from persam_ray.benchmark.rows import AnyRow, BenchmarkError, FailedRow, Row, as_json, charts, in_order, table, title_of
 from persam_ray.benchmark.split import (
     Annotated,
     Split,
@@ -95,7 +95,7 @@ def first_reference(
 def write_report(contest: Contest, results: dict[str, Any], rows: list[AnyRow]) -> str:
     """Build the page in a task, which reads a few dozen photos again, and return its URI."""
     runs = [
-        MethodRun(TITLES[name], run.folder, run.judge)
+        MethodRun(title_of(name), run.folder, run.judge)
         for name, run in contest.all_runs().items()
         if any(row.method == name and isinstance(row, Row) for row in rows)
     ]

@@ -7,8 +7,9 @@ from persam_ray.cluster.plan import WorkerPlan
 from persam_ray.data.dataset import tell_ignored
 from persam_ray.data.listing import open_dataset
 from persam_ray.data.weights import locate_detector
+from persam_ray.methods.registry import MASK_RCNN
 from persam_ray.options.predict_mask_rcnn import PredictConfig
-from persam_ray.stages.detect import MASK_RCNN, DetectOptions
+from persam_ray.stages.detect import DetectOptions
 from persam_ray.stages.judge import JudgeOptions
 from persam_ray.types import DetectionLimits
 

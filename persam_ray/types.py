@@ -17,9 +17,9 @@ A module that needs other letters, or that stands apart from SAM, explains them 
 
 from __future__ import annotations  # torch loads in two seconds: workers that only read or write photos do without
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,13 @@ if TYPE_CHECKING:
 
 BoolArray = npt.NDArray[np.bool_]
 ByteArray = npt.NDArray[np.uint8]
-
-
 Tensors = Mapping[str, npt.NDArray[np.generic]]
+
+Objects = Literal["mask", "component"]
+"""What an object is: a whole mask, or each connected part of it."""
+
+Guidance = Literal["aligned", "official"]
+"""Where PerSAM's attention map lies on photos that are not square: on the cells it speaks of, or as published."""
 
 
 @dataclass(frozen=True)
@@ -101,28 +105,36 @@ class Reference:
 
 @dataclass(frozen=True)
 class Target:
-    """What the references of one category look like to SAM; made once, shared by all workers.
+    """What a method has learned from the references of one category; made once, shared by all workers.
+
+    Each method has its own kind, with fields of its own.
 
     Attributes:
         category: The category's name.
-        feature_c: Unit-norm feature that similarity maps are made with.
-        embedding_c: Mean feature of the target cells, not normalised: the semantic prompt of PerSAM.
-        mask_weights_3: PerSAM-F's weights of the three mask scales, summing to 1; None for PerSAM.
     """
 
     category: str
-    feature_c: torch.Tensor
-    embedding_c: torch.Tensor
-    mask_weights_3: torch.Tensor | None = None
 
-    def __post_init__(self) -> None:
-        if self.feature_c.ndim != 1 or self.feature_c.shape != self.embedding_c.shape:
-            raise ValueError(
-                f"target features must be vectors of one length, but got {tuple(self.feature_c.shape)} and "
-                f"{tuple(self.embedding_c.shape)}"
-            )
-        if self.mask_weights_3 is not None and self.mask_weights_3.shape != (3,):
-            raise ValueError(f"mask weights must have shape (3,), but got {tuple(self.mask_weights_3.shape)}")
+    def to(self, device: torch.device | str) -> Self:
+        """Return the target with its tensors on a device."""
+        import torch
+
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: one.to(device) for name, one in values.items() if isinstance(one, torch.Tensor)}
+        return type(self)(**(values | moved))
+
+    @classmethod
+    def all_of(cls, targets: Sequence[Target]) -> list[Self]:
+        """Return the targets, having checked that they are of this kind.
+
+        Raises:
+            TypeError: Another method has made one of them.
+        """
+        own = [target for target in targets if isinstance(target, cls)]
+        if len(own) < len(targets):
+            kinds = sorted({type(target).__name__ for target in targets})
+            raise TypeError(f"targets must be {cls.__name__}, but got {', '.join(kinds)}")
+        return own
 
 
 @dataclass(frozen=True)
@@ -178,6 +190,19 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class EncodedPhotos:
+    """A batch of photos as SAM's encoder has seen them.
+
+    Attributes:
+        features_bchw: float32, over the padded model frame.
+        frames: Where each photo lies in the model frame.
+    """
+
+    features_bchw: torch.Tensor
+    frames: Sequence[Frame]
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """One instance.
 
@@ -215,6 +240,3 @@ class DetectionLimits:
 
     score: float = 0.05
     per_image: int = 100
-
-
-Objects = Literal["mask", "component"]

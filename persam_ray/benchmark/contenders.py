@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from persam_ray.benchmark.rows import FILTERED, TITLES, AnyRow, FailedRow, Row, make_row
+from persam_ray.benchmark.rows import RUNS, AnyRow, FailedRow, Row, make_row, title_of
 from persam_ray.benchmark.split import Split
 from persam_ray.cluster import labeling, models
 from persam_ray.cluster.labeling import Labeled, ModelActors
@@ -20,14 +20,13 @@ from persam_ray.console import console
 from persam_ray.data.dataset import Dataset
 from persam_ray.data.storage import join
 from persam_ray.errors import error_line
+from persam_ray.methods.registry import FILTERED, MASK_RCNN, SAM_METHODS, MethodName
 from persam_ray.options.benchmark import BenchmarkConfig
 from persam_ray.runs.manifest import finish_run, write_training_manifest
-from persam_ray.stages.detect import MASK_RCNN, DetectOptions
+from persam_ray.stages.detect import DetectOptions
 from persam_ray.stages.judge import JudgeOptions
 from persam_ray.stages.write import Run
 from persam_ray.types import DetectionLimits, Reference
-
-PERSAM_METHODS = ("persam", "persam_f")
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,22 @@ class Contest:
         return labeling.label_images(rows, len(self.split.test_ids), actors, runs, self.plan)
 
     def runs(self, method: str) -> dict[str, Run]:
-        """Return a method's run, and, but for PerSAM as in the article, the one without small objects."""
+        """Return a method's runs: all of its masks, and where the table has such a row, those without small parts."""
         threshold = self.config.detector_score_threshold if method == MASK_RCNN else self.config.sam_score_threshold
         judge = JudgeOptions((self.config.category,), threshold, self.config.objects)
-        names = {method: 0.0} | ({method + FILTERED: self.config.min_area_fraction} if method != "persam" else {})
-        return {name: Run(join(self.output, name), method, judge, fraction) for name, fraction in names.items()}
+        return {
+            name: Run(join(self.output, name), method, judge, self.config.min_area_fraction if is_filtered else 0.0)
+            for name in RUNS
+            for is_filtered in [name.endswith(FILTERED)]
+            if name.removesuffix(FILTERED) == method
+        }
 
     def all_runs(self) -> dict[str, Run]:
-        """Return the runs of all methods, in the order of TITLES."""
-        runs: dict[str, Run] = {}
-        for method in (MASK_RCNN, *PERSAM_METHODS):
+        """Return the runs of all methods, in the order of RUNS."""
+        runs = self.runs(MASK_RCNN)
+        for method in SAM_METHODS:
             runs |= self.runs(method)
-        return {name: runs[name] for name in TITLES}
+        return {name: runs[name] for name in RUNS}
 
     def finish(self, labeled: Labeled, row: Row, fingerprints: Mapping[str, object]) -> Row:
         """Complete a row's run directory."""
@@ -108,13 +111,14 @@ def persam_rows(contest: Contest, sam_uri: str) -> list[AnyRow]:
     """Label by PerSAM and PerSAM-F in one pass, in which each image is encoded once."""
     config, plan = contest.config, contest.plan
     rows: list[AnyRow] = []
-    runs = {method: contest.runs(method) for method in PERSAM_METHODS}
+    runs = {method: contest.runs(method) for method in SAM_METHODS}
     with _guarded(rows, [name for own in runs.values() for name in own]):
         sam = models.load_checkpoint(sam_uri)
         options = models.sam_options(plan, config.precision, config.guidance)
         references = {config.category: [contest.reference[1]]}
-        made, training_s = {}, {}
-        for method in PERSAM_METHODS:
+        made: dict[MethodName, models.MadeTargets] = {}
+        training_s: dict[str, float] = {}
+        for method in SAM_METHODS:
             with _guarded(rows, runs[method]):
                 own = models.make_targets(sam, references, options, method, plan)
                 training_s[method] = own.wait()
@@ -140,4 +144,4 @@ def _guarded(rows: list[AnyRow], names: Iterable[str]) -> Iterator[None]:
         message = error_line(cause_of(error))
         done = {row.method for row in rows}
         rows.extend(FailedRow(name, message) for name in names if name not in done)
-        console.print(f"{', '.join(TITLES[name] for name in names)}: failed: {message}")
+        console.print(f"{', '.join(title_of(name) for name in names)}: failed: {message}")

@@ -12,24 +12,23 @@ from rich.text import Text
 
 from persam_ray.cluster.labeling import Labeled
 from persam_ray.errors import PersamRayError
+from persam_ray.methods.registry import FILTERED, MASK_RCNN, SAM_METHODS, TITLES
 from persam_ray.metrics.bootstrap import Statistic, bootstrap_difference
 from persam_ray.metrics.scores import Metrics, accumulate
 from persam_ray.metrics.summary import ShardSummary, merged
 from persam_ray.report.benchmark_page import MethodCharts
 from persam_ray.report.charts import draw_curve, draw_histogram, ious_of_images
 from persam_ray.report.page import figure, pace
-from persam_ray.stages.detect import MASK_RCNN
 
-TITLES = {
-    MASK_RCNN: "Mask R-CNN",
-    "persam": "PerSAM",
-    "persam_f": "PerSAM-F",
-    "persam_f_filtered": "PerSAM-F, small objects removed",
-    "mask_rcnn_filtered": "Mask R-CNN, small objects removed",
-}
+RUNS = (MASK_RCNN, *SAM_METHODS, SAM_METHODS[-1] + FILTERED, MASK_RCNN + FILTERED)
 """The rows in the article's order, and the last for fairness: a filter that helps one method may help the other."""
 
-FILTERED = "_filtered"
+
+def title_of(run: str) -> str:
+    """Return what people read for a run."""
+    title = TITLES[run.removesuffix(FILTERED)]
+    return f"{title}, small objects removed" if run.endswith(FILTERED) else title
+
 
 COMPARED: tuple[Statistic, ...] = ("ap50", "precision", "recall", "f1", "miou")
 """Figures that are compared with the first row's, by the paired bootstrap over images."""
@@ -40,7 +39,7 @@ class Row:
     """What a method came to.
 
     Attributes:
-        method: One of TITLES; also the name of its run directory.
+        method: One of RUNS; also the name of its run directory.
         labels: Annotated images that it was given.
         training_s: Seconds that it took to learn from them.
         images_per_s: Images that the workers' models get through in a second, without reading and decoding; None where
@@ -78,7 +77,7 @@ def make_row(name: str, method: str, labeled: Labeled, labels: int, training_s: 
     """Return the row of a run.
 
     Args:
-        name: The run, one of TITLES.
+        name: The run, one of RUNS.
         method: Whose predictions it takes.
         labeled: The pass that wrote it.
         labels: Annotated images that the method was given.
@@ -98,8 +97,8 @@ def make_row(name: str, method: str, labeled: Labeled, labels: int, training_s: 
 
 
 def in_order(rows: Sequence[AnyRow]) -> list[AnyRow]:
-    """Return the rows in the order of TITLES."""
-    return sorted(rows, key=lambda row: list(TITLES).index(row.method))
+    """Return the rows in the order of RUNS."""
+    return sorted(rows, key=lambda row: RUNS.index(row.method))
 
 
 def as_json(rows: Sequence[AnyRow], category: str, seed: int) -> list[dict[str, Any]]:
@@ -115,7 +114,7 @@ FIGURES = (
 
 
 def _row_json(row: AnyRow, category: str, first: Row | None, seed: int) -> dict[str, Any]:
-    common = {"method": TITLES[row.method], "run": row.method}
+    common = {"method": title_of(row.method), "run": row.method}
     if isinstance(row, FailedRow):
         unknown = ("labels", *FIGURES, "training_s", "images_per_s", "failed", "difference_to_first")
         return {**common, "error": row.error, **dict.fromkeys(unknown)}
@@ -160,7 +159,7 @@ def charts(rows: Sequence[AnyRow], category: str) -> list[MethodCharts]:
     drawn = []
     for series, row in enumerate(rows):
         if isinstance(row, Row):
-            title, precisions = TITLES[row.method], row.metrics.precision_curves.get(category)
+            title, precisions = title_of(row.method), row.metrics.precision_curves.get(category)
             is_filtered = row.method.endswith(FILTERED)
             curve = draw_curve(title, series, precisions, dashed=is_filtered) if precisions else None
             ious = ious_of_images(row.summary, category)

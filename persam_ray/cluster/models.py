@@ -20,15 +20,16 @@ from persam_ray.cluster.labeling import ModelActors
 from persam_ray.cluster.plan import WorkerPlan, on_this_node
 from persam_ray.data.checkpoints import read_sam
 from persam_ray.images import fitted_size_hw, resized_size_hw
+from persam_ray.methods.registry import MethodName
 from persam_ray.stages import targets
 from persam_ray.stages.detect import DetectOptions, SegmentWithMaskRcnn
 from persam_ray.stages.feature_cache import FeatureCache
-from persam_ray.stages.segment import SegmentWithPersam
+from persam_ray.stages.segment import SegmentWithSam
 from persam_ray.stages.targets import SegmentOptions
+from persam_ray.types import Guidance
 
 if TYPE_CHECKING:
     from persam_ray.compute.precision import Precision
-    from persam_ray.methods.persam import Guidance
     from persam_ray.types import Checkpoint, Reference, Target
 
 
@@ -113,7 +114,7 @@ def make_targets(
     sam: LoadedSam,
     references: Mapping[str, Sequence[Reference]],
     options: SegmentOptions,
-    method: str,
+    method: MethodName,
     plan: WorkerPlan,
 ) -> MadeTargets:
     """Make a method's targets on one worker with the actors' hardware.
@@ -131,7 +132,7 @@ def make_targets(
     return made
 
 
-def sam_actors(sam: LoadedSam, made: Mapping[str, MadeTargets], options: SegmentOptions) -> ModelActors:
+def sam_actors(sam: LoadedSam, made: Mapping[MethodName, MadeTargets], options: SegmentOptions) -> ModelActors:
     """Return what it takes to start actors that encode each image once for all methods of which there are targets."""
     load = partial(_fetch_sam, sam.checkpoint, {method: own.targets for method, own in made.items()})
     frame_hw = partial(resized_size_hw, image_size_px=sam.image_size_px)
@@ -141,12 +142,12 @@ def sam_actors(sam: LoadedSam, made: Mapping[str, MadeTargets], options: Segment
         ended, _ = ray.wait(seconds, num_returns=len(seconds), timeout=0)  # what still runs is not why actors failed
         ray.get(ended)
 
-    return ModelActors(SegmentWithPersam, load, options, frame_hw, options.batch_size, check)
+    return ModelActors(SegmentWithSam, load, options, frame_hw, options.batch_size, check)
 
 
 def _fetch_sam(
-    checkpoint: ray.ObjectRef[Checkpoint], targets: Mapping[str, ray.ObjectRef[list[Target]]]
-) -> tuple[Checkpoint, dict[str, list[Target]]]:
+    checkpoint: ray.ObjectRef[Checkpoint], targets: Mapping[MethodName, ray.ObjectRef[list[Target]]]
+) -> tuple[Checkpoint, dict[MethodName, list[Target]]]:
     return ray.get(checkpoint), {method: ray.get(reference) for method, reference in targets.items()}
 
 

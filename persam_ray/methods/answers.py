@@ -7,7 +7,7 @@ from torch import Tensor, stack
 
 from persam_ray.compute.transfers import Download
 from persam_ray.masks import tight_box
-from persam_ray.types import Segmentation
+from persam_ray.types import Segmentation, Target
 
 
 @dataclass(frozen=True)
@@ -57,3 +57,21 @@ def to_instance(raw: RawMask, category: str) -> Segmentation:
     mask_hw = raw.mask_hw.numpy()
     score = max(0.0, min(1.0, raw.similarity)) * max(0.0, min(1.0, raw.predicted_iou)) ** 0.5
     return Segmentation(category, mask_hw, tight_box(mask_hw), score, raw.similarity, raw.predicted_iou)
+
+
+class PendingInstances:
+    """The instances of a batch of photos, which a GPU may still be working on.
+
+    Args:
+        masks: For each photo and each target.
+        targets: Whose categories the masks show.
+    """
+
+    def __init__(self, masks: PendingMasks, targets: Sequence[Target]) -> None:
+        self._masks = masks
+        self._categories = [target.category for target in targets]
+
+    def wait(self) -> list[list[Segmentation]]:
+        """Return each photo's instances, in the order of the targets. To be called once."""
+        named = [zip(raws, self._categories, strict=True) for raws in self._masks.wait()]
+        return [[to_instance(raw, category) for raw, category in own if raw is not None] for own in named]

@@ -5,45 +5,71 @@ Features of a batch come in (b x 256 x 64 x 64), one mask and its scores per ima
 leaves a mask empty, the image has no instance of that target. All targets of all images are decoded together.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from persam_ray.methods.answers import PendingMasks
-from persam_ray.methods.target import ReferenceEncoder, target_features
+from persam_ray.methods.answers import PendingInstances, PendingMasks
+from persam_ray.methods.references import EncodedReference, target_features
 from persam_ray.sam.model import LOGITS_PER_CELL, Sam
-from persam_ray.types import Frame, MaskCandidates, Points, Reference, Target
-
-Guidance = Literal["official", "aligned"]
-
+from persam_ray.types import EncodedPhotos, Frame, Guidance, MaskCandidates, Points, Target
 
 # --- 1. the target ---------------------------------------------------------------------------------------------------
 
 
-def make_target(sam: Sam, references: Sequence[Reference], encode: ReferenceEncoder | None = None) -> Target:
-    """Describe a category by the cells of all its references, pooled: their mean, and that mean at unit norm.
+@dataclass(frozen=True)
+class FeatureTarget(Target):
+    """A category as one feature.
 
-    Args:
-        sam: The model.
-        references: Of one category.
-        encode: Shares encodings with other categories.
+    Attributes:
+        feature_c: Unit-norm feature that similarity maps are made with.
     """
-    encode = encode or ReferenceEncoder(sam, references)
-    cells_mc = torch.cat([target_features(sam, reference, encode)[1] for reference in references])
+
+    feature_c: Tensor
+
+    def __post_init__(self) -> None:
+        if self.feature_c.ndim != 1:
+            raise ValueError(f"a target's feature must be a vector, but got {tuple(self.feature_c.shape)}")
+
+
+@dataclass(frozen=True)
+class PersamTarget(FeatureTarget):
+    """A category as PerSAM knows it.
+
+    Attributes:
+        embedding_c: Mean feature of the target cells, not normalised: the semantic prompt.
+    """
+
+    embedding_c: Tensor
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.feature_c.shape != self.embedding_c.shape:
+            raise ValueError(
+                f"target features must be vectors of one length, but got {tuple(self.feature_c.shape)} and "
+                f"{tuple(self.embedding_c.shape)}"
+            )
+
+
+def make_target(sam: Sam, references: Sequence[EncodedReference]) -> PersamTarget:
+    """Describe a category by the cells of all its references, pooled: their mean, and that mean at unit norm."""
+    cells_mc = torch.cat([target_features(sam, encoded) for encoded in references])
     embedding_c = cells_mc.mean(dim=0)
-    return Target(references[0].category, F.normalize(embedding_c, dim=0), embedding_c)
+    return PersamTarget(references[0].reference.category, F.normalize(embedding_c, dim=0), embedding_c)
 
 
 # --- 2. the location prior -------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
-def similarity_map(features_bchw: Tensor, targets: Sequence[Target]) -> Tensor:
+def similarity_map(features_bchw: Tensor, targets: Sequence[FeatureTarget]) -> Tensor:
     """Return the cosine of each target's feature with every cell (n, h, w), in [-1, 1]."""
     unit_bchw = features_bchw / features_bchw.norm(dim=1, keepdim=True)
     feature_tc = torch.stack([target.feature_c for target in targets])
@@ -56,6 +82,23 @@ def similarity_on_image(sam: Sam, similarity_hw: Tensor, frame: Frame) -> Tensor
     """Upsample one image's map to its own pixels (H, W): four times to the masks' resolution, then as a mask."""
     low_11hw = F.interpolate(similarity_hw[None, None], scale_factor=LOGITS_PER_CELL, mode="bilinear")
     return sam.to_original(low_11hw[0], frame)[0]
+
+
+def similarities_on_images(
+    sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], targets: Sequence[FeatureTarget]
+) -> Iterator[tuple[Tensor, Tensor, Frame]]:
+    """Yield each prompt's map over the feature grid (h, w), over its image's own pixels (H, W), and its frame.
+
+    One at a time: over a photo of 12 megapixels a single map takes 48 MB.
+
+    Args:
+        sam: The model.
+        features_bchw: Of the images.
+        frames: Where the image of each prompt lies in the model frame.
+        targets: The same for every image.
+    """
+    for grid_hw, frame in zip(similarity_map(features_bchw, targets), frames, strict=True):
+        yield grid_hw, similarity_on_image(sam, grid_hw, frame), frame
 
 
 # --- 3. the points ---------------------------------------------------------------------------------------------------
@@ -138,23 +181,23 @@ def segment(
     sam: Sam,
     features_bchw: Tensor,
     frames: Sequence[Frame],
-    targets: Sequence[Target],
+    targets: Sequence[PersamTarget],
     guidance: Guidance = "aligned",
 ) -> PendingMasks:
-    """Segment targets in a batch of images: three decoder calls, of all targets on the features of all images.
+    """Segment targets in a batch of images: three decoder calls, for all targets on the features of all images.
 
-    Nothing in it waits for a GPU: no number decides on the host what is done next.
+    A GPU is not waited for: no number decides on the host what is done next.
 
     Returns:
         For each image and each target its mask, or none where a step found nothing.
     """
     frames_n = repeat_frames(frames, len(targets))
-    prior = locate(sam, features_bchw, frames_n, targets, guidance)
+    prior, guidance_nhw = locate(sam, features_bchw, frames_n, targets, guidance)
     embedding_tc = torch.stack([target.embedding_c for target in targets])
     first = sam.decode(
         features_bchw,
         prior.points,
-        guidance_nhw=prior.guidance_nhw,
+        guidance_nhw=guidance_nhw,
         embedding_nc=embedding_tc.repeat(len(frames), 1),
         multimask=False,
     )
@@ -171,45 +214,48 @@ def repeat_frames(frames: Sequence[Frame], targets: int) -> list[Frame]:
 
 @dataclass(frozen=True)
 class Prior:
-    """Where the targets may be: what the first prompts are made of.
+    """Where the targets may be.
 
     Attributes:
         points: Of each prompt, the same in every step.
         peak_n: Each prompt's highest similarity.
-        guidance_nhw: Target-guided attention, where it was asked for.
     """
 
     points: Points
     peak_n: Tensor
-    guidance_nhw: Tensor | None = None
+
+    @classmethod
+    def joined(cls, points: Sequence[Points], peaks: Sequence[Tensor]) -> Prior:
+        """Join what was found for each prompt."""
+        xy_np2, labels_np = (torch.cat([getattr(one, name) for one in points]) for name in ("xy_np2", "labels_np"))
+        return cls(Points(xy_np2, labels_np), torch.stack(list(peaks)))
 
 
 def locate(
     sam: Sam,
     features_bchw: Tensor,
     frames: Sequence[Frame],
-    targets: Sequence[Target],
-    guidance: Guidance | None,
-) -> Prior:
+    targets: Sequence[PersamTarget],
+    guidance: Guidance,
+) -> tuple[Prior, Tensor]:
     """Compare images with targets.
 
     Args:
         sam: The model.
         features_bchw: Of the images.
         frames: Where the image of each prompt lies in the model frame.
-        targets: The same of every image.
-        guidance: Which map of attention to make; None for none, and for no negative point (PerSAM-F).
+        targets: The same for every image.
+        guidance: Which map of attention to make.
+
+    Returns:
+        A positive and a negative point for each prompt, and its target-guided attention (n, h, w).
     """
     points, peaks, maps = [], [], []
-    for similarity_hw, frame in zip(similarity_map(features_bchw, targets), frames, strict=True):
-        # One at a time: over a photo of 12 megapixels a single map takes 48 MB.
-        image_hw = similarity_on_image(sam, similarity_hw, frame)
-        points.append(select_points([image_hw], [frame], negative=guidance is not None))
+    for grid_hw, image_hw, frame in similarities_on_images(sam, features_bchw, frames, targets):
+        points.append(select_points([image_hw], [frame], negative=True))
         peaks.append(image_hw.max())
-        if guidance is not None:
-            maps.append(attention_guidance(sam, similarity_hw[None], [image_hw], [frame], guidance))
-    xy_np2, labels_np = (torch.cat([getattr(one, name) for one in points]) for name in ("xy_np2", "labels_np"))
-    return Prior(Points(xy_np2, labels_np), torch.stack(peaks), torch.cat(maps) if maps else None)
+        maps.append(attention_guidance(sam, grid_hw[None], [image_hw], [frame], guidance))
+    return Prior.joined(points, peaks), torch.cat(maps)
 
 
 def refine_in_box(
@@ -276,3 +322,27 @@ def _first(line: Tensor) -> Tensor:
 def _last(line: Tensor) -> Tensor:
     """Return the index of the last True, float64."""
     return len(line) - 1 - _first(line.flip(0))
+
+
+# --- the method ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Persam:
+    """PerSAM as a method (`registry.Method`).
+
+    Attributes:
+        guidance: Which map of attention guides the first decoder call.
+    """
+
+    guidance: Guidance = "aligned"
+    fits: ClassVar[bool] = False
+
+    def learn(self, sam: Sam, references: Sequence[EncodedReference]) -> PersamTarget:
+        """Describe a category by its references."""
+        return make_target(sam, references)
+
+    def segment(self, sam: Sam, photos: EncodedPhotos, targets: Sequence[Target]) -> PendingInstances:
+        """Segment targets in a batch of photos."""
+        own = PersamTarget.all_of(targets)
+        return PendingInstances(segment(sam, photos.features_bchw, photos.frames, own, self.guidance), own)

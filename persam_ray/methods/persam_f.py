@@ -5,61 +5,93 @@ fixed, so the three logits are decoded once, and each of the 1,000 steps only mi
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from persam_ray.methods.answers import PendingMasks
+from persam_ray.methods.answers import PendingInstances, PendingMasks
 from persam_ray.methods.mask_weights import ScaleMixingLoss, fit_mask_weights
-from persam_ray.methods.persam import decode_in_box, locate, refine_in_box, repeat_frames
-from persam_ray.methods.target import ReferenceEncoder, target_features
+from persam_ray.methods.persam import (
+    FeatureTarget,
+    Prior,
+    decode_in_box,
+    refine_in_box,
+    repeat_frames,
+    select_points,
+    similarities_on_images,
+)
+from persam_ray.methods.references import EncodedReference, target_features
 from persam_ray.sam.model import Sam
-from persam_ray.types import Frame, Reference, Target
+from persam_ray.types import EncodedPhotos, Frame, Target
 
 
-def make_target_f(sam: Sam, references: Sequence[Reference], encode: ReferenceEncoder | None = None) -> Target:
+@dataclass(frozen=True)
+class PersamFTarget(FeatureTarget):
+    """A category as PerSAM-F knows it.
+
+    Attributes:
+        mask_weights_3: Fitted weights of the three mask scales, summing to 1.
+    """
+
+    mask_weights_3: Tensor
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask_weights_3.shape != (3,):
+            raise ValueError(f"mask weights must have shape (3,), but got {tuple(self.mask_weights_3.shape)}")
+
+
+def make_target_f(sam: Sam, references: Sequence[EncodedReference]) -> PersamFTarget:
     """Describe a category by mean / 2 + max / 2 of the target cells, and fit the three mask weights.
 
-    Args:
-        sam: The model.
-        references: Of one category: their target cells are pooled, and the fit's loss is the mean over them.
-        encode: Shares encodings with other categories.
+    The target cells of all references are pooled, and the fit's loss is the mean over the references.
     """
-    encode = encode or ReferenceEncoder(sam, references)
-    encoded = [target_features(sam, reference, encode) for reference in references]
-    cells_mc = torch.cat([cells for _, cells in encoded])
+    cells_mc = torch.cat([target_features(sam, encoded) for encoded in references])
     blend_c = cells_mc.mean(dim=0) / 2 + cells_mc.amax(dim=0) / 2
-    target = Target(references[0].category, F.normalize(blend_c, dim=0), cells_mc.mean(dim=0))
+    target = FeatureTarget(references[0].reference.category, F.normalize(blend_c, dim=0))
     losses = []
-    for reference, (features_1chw, _) in zip(references, encoded, strict=True):
-        frame = sam.frame((reference.mask_hw.shape[0], reference.mask_hw.shape[1]))
-        points = locate(sam, features_1chw, [frame], [target], guidance=None).points
-        scales = sam.decode(features_1chw, points, multimask=True)
+    for encoded in references:
+        mask_hw = encoded.reference.mask_hw
+        frame = sam.frame((mask_hw.shape[0], mask_hw.shape[1]))
+        points = locate_f(sam, encoded.features_1chw, [frame], [target]).points
+        scales = sam.decode(encoded.features_1chw, points, multimask=True)
         logits_khw = sam.to_original(scales.logits_nkhw[0], frame)
-        losses.append(ScaleMixingLoss(logits_khw, torch.from_numpy(reference.mask_hw).to(sam.device)))
-    return replace(target, mask_weights_3=fit_mask_weights(losses))
+        losses.append(ScaleMixingLoss(logits_khw, torch.from_numpy(mask_hw).to(sam.device)))
+    return PersamFTarget(target.category, target.feature_c, fit_mask_weights(losses))
+
+
+def locate_f(sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], targets: Sequence[FeatureTarget]) -> Prior:
+    """Choose the pixel most like the target: one positive point for each prompt (arguments as for `persam.locate`)."""
+    points, peaks = [], []
+    for _, image_hw, frame in similarities_on_images(sam, features_bchw, frames, targets):
+        points.append(select_points([image_hw], [frame], negative=False))
+        peaks.append(image_hw.max())
+    return Prior.joined(points, peaks)
 
 
 @torch.inference_mode()
-def segment_f(sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], targets: Sequence[Target]) -> PendingMasks:
+def segment_f(
+    sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], targets: Sequence[PersamFTarget]
+) -> PendingMasks:
     """Segment targets in a batch of images: the weighted scales from one point, then two steps of the cascade.
 
     Args:
         sam: The model.
         features_bchw: Of the images.
         frames: Where the images lie in the model frame.
-        targets: With fitted `mask_weights_3`.
+        targets: The same for every image.
 
     Returns:
         For each image and each target its mask, or none where a step found nothing.
     """
     frames_n = repeat_frames(frames, len(targets))
-    prior = locate(sam, features_bchw, frames_n, targets, guidance=None)
+    prior = locate_f(sam, features_bchw, frames_n, targets)
     scales = sam.decode(features_bchw, prior.points, multimask=True)
-    fitted = [target.mask_weights_3 for target in targets if target.mask_weights_3 is not None]
-    weights_nk11 = torch.stack(fitted).repeat(len(frames), 1)[..., None, None]
+    weights_tk = torch.stack([target.mask_weights_3 for target in targets])
+    weights_nk11 = weights_tk.repeat(len(frames), 1)[..., None, None]
     mixed_nhw = (scales.logits_nkhw * weights_nk11).sum(dim=1)
     masks = [
         (sam.to_original(low_khw, frame) * weights_k11).sum(dim=0) > 0
@@ -71,3 +103,18 @@ def segment_f(sam: Sam, features_bchw: Tensor, frames: Sequence[Frame], targets:
         for low, frame, earlier_hw in zip(logits_nhw, frames_n, masks, strict=True)
     ]
     return refine_in_box(sam, features_bchw, frames_n, prior, logits_nhw, masks, len(targets))
+
+
+class PersamF:
+    """PerSAM-F as a method (`registry.Method`)."""
+
+    fits: ClassVar[bool] = True
+
+    def learn(self, sam: Sam, references: Sequence[EncodedReference]) -> PersamFTarget:
+        """Fit the mask weights of a category on its references."""
+        return make_target_f(sam, references)
+
+    def segment(self, sam: Sam, photos: EncodedPhotos, targets: Sequence[Target]) -> PendingInstances:
+        """Segment targets in a batch of photos."""
+        own = PersamFTarget.all_of(targets)
+        return PendingInstances(segment_f(sam, photos.features_bchw, photos.frames, own), own)

@@ -13,7 +13,6 @@ from persam_ray.data.dataset import Format
 from persam_ray.data.storage import absolute, within
 from persam_ray.errors import ConfigError
 
-Method = Literal["persam", "persam_f"]
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 

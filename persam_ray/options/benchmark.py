@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from persam_ray.options.base import check_between, require, split_ids
 from persam_ray.options.train_mask_rcnn import Ids, TrainingConfig
-from persam_ray.types import Objects
+from persam_ray.types import Guidance, Objects
 
 if TYPE_CHECKING:
     pass
@@ -57,7 +57,7 @@ class BenchmarkConfig(TrainingConfig):
     """Segment Anything weights: vit_b, vit_l, vit_h or mobile_sam (fetched once, digest verified), demo (small, comes
     along, for drawn photos), or the path or URL of a checkpoint."""
 
-    guidance: Literal["aligned", "official"] = "aligned"
+    guidance: Guidance = "aligned"
     """Where PerSAM's attention map lies on photos that are not square: as in jobs/label.py."""
 
     def __post_init__(self) -> None:

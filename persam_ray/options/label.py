@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 import tyro
 
 from persam_ray.errors import ConfigError
-from persam_ray.options.base import LabelingConfig, Method, Repeated, check_apart, check_between, require, split_ids
+from persam_ray.methods.registry import MethodName
+from persam_ray.options.base import LabelingConfig, Repeated, check_apart, check_between, require, split_ids
+from persam_ray.types import Guidance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +44,10 @@ class LabelConfig(LabelingConfig):
     along, for drawn photos), or the path or URL of a checkpoint (.pth, .safetensors), whose architecture is read from
     it."""
 
-    method: Method = "persam"
+    method: MethodName = "persam"
     """persam needs no fitting; persam_f fits two mask weights on the reference first (about a second per category)."""
 
-    guidance: Literal["aligned", "official"] = "aligned"
+    guidance: Guidance = "aligned"
     """Where PerSAM's attention map lies on photos that are not square: aligned with the image, or squashed as in the
     official code (for comparisons with it)."""
 

@@ -11,6 +11,7 @@ import numpy as np
 from persam_ray.data.annotations import category_mask
 from persam_ray.data.dataset import Dataset
 from persam_ray.masks import decode_rle
+from persam_ray.methods.registry import SAM_METHODS
 from persam_ray.report.charts import Curve, Histogram
 from persam_ray.report.gallery import Photo, Shot, outline, outline_of, predictions_of, read_photos, worst_matches
 from persam_ray.report.page import Gallery, Group, Page, figure, pace, write_page
@@ -195,7 +196,7 @@ def _lead(results: Results) -> list[str]:
     first = results["rows"][0]
     for row in rows:
         difference = row["difference_to_first"]
-        if row["run"] in {"persam", "persam_f"} and difference and difference["ap50"]["low"] is not None:
+        if row["run"] in SAM_METHODS and difference and difference["ap50"]["low"] is not None:
             lead.append(_comparison(row, first, difference["ap50"]))
     return lead
 

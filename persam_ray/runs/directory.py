@@ -21,6 +21,7 @@ from persam_ray.data.storage import (
     write_json,
 )
 from persam_ray.errors import PersamRayError
+from persam_ray.methods.registry import FILTERED, TITLES
 from persam_ray.runs.lease import Lease
 from persam_ray.runs.parts import PREDICTIONS_FOLDER
 
@@ -28,7 +29,7 @@ RUN = "run.json"
 SHOWN = 5  # values of a list, in messages
 
 OWN_FILES = re.compile(
-    r"((training|mask_rcnn|mask_rcnn_filtered|persam|persam_f|persam_f_filtered)/)?"  # the benchmark's
+    rf"((training|({'|'.join(TITLES)})({FILTERED})?)/)?"  # the benchmark's
     r"((manifest|metrics|training|benchmark|run)\.json|(mask_rcnn|compact_sam)\.safetensors|report/index\.html"
     r"|((predictions|matches|scenes)/)?part-[0-9a-f]{16}\.parquet|checkpoints/(checkpoint_.+/state\.pt|[^/]+\.json))"
 )

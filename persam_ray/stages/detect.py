@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from persam_ray.data.schema import instance_row
+from persam_ray.methods.registry import MASK_RCNN
 from persam_ray.stages.progress import Report
 from persam_ray.stages.rows import TableLabels
 
 if TYPE_CHECKING:
     from persam_ray.compute.precision import Precision
     from persam_ray.types import Checkpoint, DetectionLimits
-
-
-MASK_RCNN = "mask_rcnn"
 
 
 @dataclass(frozen=True)

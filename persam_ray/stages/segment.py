@@ -10,23 +10,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pyarrow as pa
 
 from persam_ray.compute.host_memory import keep_freed_memory
 from persam_ray.data.schema import instance_row
+from persam_ray.methods.registry import MethodName, make_method
 from persam_ray.stages.cached_encoder import CachedEncoder
 from persam_ray.stages.progress import Report
-from persam_ray.stages.rows import DecodedPhoto, TableLabels
-from persam_ray.stages.targets import SegmentOptions, load_sam, on_device
+from persam_ray.stages.rows import DecodedPhoto, InstanceRow, TableLabels
+from persam_ray.stages.targets import SegmentOptions, load_sam
+from persam_ray.types import EncodedPhotos
 
 if TYPE_CHECKING:
     import torch
 
-    from persam_ray.methods.answers import PendingMasks
+    from persam_ray.methods.answers import PendingInstances
+    from persam_ray.methods.registry import Method
     from persam_ray.sam.model import Sam
-    from persam_ray.types import Checkpoint, Frame, Target
+    from persam_ray.types import Checkpoint, Target
 
 
 ItemT = TypeVar("ItemT")
@@ -43,7 +46,7 @@ class SegmentStage(Protocol):
         ...
 
 
-class SegmentWithPersam:
+class SegmentWithSam:
     """Holds SAM and the targets; each image is encoded once, then every method and category is decoded on its features.
 
     Made at once, while the targets may still be in the making; the first call waits for them, and raises what went
@@ -57,20 +60,21 @@ class SegmentWithPersam:
     """
 
     _sam: Sam
-    _targets: Mapping[str, Sequence[Target]]
+    _targets: Mapping[MethodName, Sequence[Target]]
+    _methods: Mapping[MethodName, Method]
     _batch_size: int
     _cached: CachedEncoder | None = None
 
     def __init__(
         self,
-        load: Callable[[], tuple[Checkpoint, Mapping[str, Sequence[Target]]]],
+        load: Callable[[], tuple[Checkpoint, Mapping[MethodName, Sequence[Target]]]],
         options: SegmentOptions,
         report: Report,
     ) -> None:
         keep_freed_memory()
         from persam_ray.sam import model  # noqa: F401 - torch loads in seconds: let it while targets are made elsewhere
 
-        self._load: Callable[[], tuple[Checkpoint, Mapping[str, Sequence[Target]]]] | None = load
+        self._load: Callable[[], tuple[Checkpoint, Mapping[MethodName, Sequence[Target]]]] | None = load
         self._options = options
         self._report = report
 
@@ -100,9 +104,8 @@ class SegmentWithPersam:
             from persam_ray.sam.memory import images_that_fit
 
             self._batch_size = images_that_fit(self._sam, self._batch_size)
-        self._targets = {
-            method: [on_device(target, self._sam.device) for target in own] for method, own in targets.items()
-        }
+        self._targets = {name: [target.to(self._sam.device) for target in own] for name, own in targets.items()}
+        self._methods = {name: make_method(name, self._options.guidance) for name in targets}
         if self._options.cache is not None:
             self._cached = CachedEncoder(self._sam, checkpoint.fingerprint, self._options.cache)
         self._load = None
@@ -140,30 +143,23 @@ class SegmentWithPersam:
     def _questions(self, labels: TableLabels) -> Iterator[_Question]:
         """Ask for every method's targets in every batch of photos, some targets at a time, in this order."""
         for batch, features_bchw in self._encoded(labels):
-            frames = [self._sam.frame(photo.size_hw) for photo in batch]
+            encoded = EncodedPhotos(features_bchw, [self._sam.frame(photo.size_hw) for photo in batch])
             at_once = max(1, PROMPTS_AT_ONCE // len(batch))
             parts = [
-                (method, targets[start : start + at_once])
-                for method, targets in self._targets.items()
+                (name, targets[start : start + at_once])
+                for name, targets in self._targets.items()
                 for start in range(0, len(targets), at_once)
             ]
-            for number, (method, some) in enumerate(parts, start=1):
+            for number, (name, some) in enumerate(parts, start=1):
                 started_s = time.perf_counter()
-                masks = self._segment(features_bchw, frames, some)
+                instances = self._methods[name].segment(self._sam, encoded, some)
                 seconds = time.perf_counter() - started_s
-                yield _Question(batch, method, some, masks, seconds, is_last=number == len(parts))
+                yield _Question(batch, name, instances, seconds, is_last=number == len(parts))
 
     def _wait(self) -> None:
         import torch
 
         torch.cuda.synchronize(self._sam.device)
-
-    def _segment(self, features_bchw: torch.Tensor, frames: Sequence[Frame], targets: Sequence[Target]) -> PendingMasks:
-        from persam_ray.methods import persam, persam_f
-
-        if targets[0].mask_weights_3 is None:
-            return persam.segment(self._sam, features_bchw, frames, targets, self._options.guidance)
-        return persam_f.segment_f(self._sam, features_bchw, frames, targets)
 
 
 @dataclass(frozen=True)
@@ -173,27 +169,20 @@ class _Question:
     Attributes:
         photos: The batch.
         method: Whose targets.
-        targets: Which.
-        masks: The answers, on their way.
+        instances: The answers, on their way.
         seconds: That asking took.
         is_last: Of its batch.
     """
 
     photos: Sequence[DecodedPhoto]
-    method: str
-    targets: Sequence[Target]
-    masks: PendingMasks
+    method: MethodName
+    instances: PendingInstances
     seconds: float
     is_last: bool
 
-    def answered(self) -> list[list[dict[str, Any]]]:
+    def answered(self) -> list[list[InstanceRow]]:
         """Return each photo's instances, in the order of the targets, their masks encoded."""
-        from persam_ray.methods.answers import to_instance
-
-        named = [zip(raws, self.targets, strict=True) for raws in self.masks.wait()]
-        return [
-            [instance_row(to_instance(raw, target.category)) for raw, target in own if raw is not None] for own in named
-        ]
+        return [list(map(instance_row, found)) for found in self.instances.wait()]
 
 
 def _ahead(items: Iterator[ItemT], count: int) -> Iterator[ItemT]:

@@ -1,4 +1,4 @@
-"""TODO stages.targets."""
+"""SAM on a worker, and the targets that a method learns there."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from persam_ray.errors import CheckpointError
+from persam_ray.methods.registry import MethodName, make_method
 from persam_ray.stages.feature_cache import FeatureCache
+from persam_ray.types import Guidance
 
 if TYPE_CHECKING:
-    import torch
-
     from persam_ray.compute.precision import Precision
-    from persam_ray.methods.persam import Guidance
     from persam_ray.sam.model import Sam
     from persam_ray.types import Checkpoint, Reference, Target
 
@@ -54,23 +53,12 @@ def load_sam(checkpoint: Checkpoint, options: SegmentOptions) -> Sam:
     return Sam(checkpoint, options.device, options.precision)
 
 
-def on_device(target: Target, device: torch.device | str) -> Target:
-    """Return a target whose tensors are on a device."""
-    weights = target.mask_weights_3
-    return replace(
-        target,
-        feature_c=target.feature_c.to(device),
-        embedding_c=target.embedding_c.to(device),
-        mask_weights_3=None if weights is None else weights.to(device),
-    )
-
-
 def make_targets(
     checkpoint: Checkpoint,
     uri: str,
     references: Mapping[str, Sequence[Reference]],
     options: SegmentOptions,
-    method: str,
+    name: MethodName,
 ) -> tuple[list[Target], float]:
     """Make a method's targets, on the CPU; beside them, the seconds that it took, SAM being loaded.
 
@@ -79,24 +67,20 @@ def make_targets(
         uri: Where it comes from, for messages.
         references: By category.
         options: How to segment.
-        method: `persam` or `persam_f`.
+        name: Of the method.
 
     Raises:
         CheckpointError: The tensors do not fit their layout.
     """
-    from persam_ray.methods.persam import make_target
-    from persam_ray.methods.persam_f import make_target_f
-    from persam_ray.methods.target import ReferenceEncoder
+    from persam_ray.methods.references import ReferenceEncoder
 
-    # Once for the run, so by all of this machine. A fit at full precision: a rounded point on the reference would move
-    # the mask weights, and with them every mask.
-    precision = "float32" if method == "persam_f" else options.precision
-    try:
+    method = make_method(name, options.guidance)
+    precision = "float32" if method.fits else options.precision
+    try:  # once for the run, so with all of this machine's threads
         sam = load_sam(checkpoint, replace(options, precision=precision, threads=len(os.sched_getaffinity(0))))
     except CheckpointError as error:
         raise CheckpointError(f"{uri}: {error}") from error
     started_s = time.perf_counter()
-    make = {"persam": make_target, "persam_f": make_target_f}[method]
     encode = ReferenceEncoder(sam, [example for examples in references.values() for example in examples])
-    targets = [on_device(make(sam, examples, encode), "cpu") for examples in references.values()]
+    targets = [method.learn(sam, list(map(encode, examples))).to("cpu") for examples in references.values()]
     return targets, time.perf_counter() - started_s

@@ -63,7 +63,7 @@ class Killer:
             title = " ".join(process.cmdline())
         except psutil.Error:
             return False
-        return "SegmentWithPersam" in title if self.target == "actor" else "raylet/raylet" in title
+        return "SegmentWithSam" in title if self.target == "actor" else "raylet/raylet" in title
 
 
 def killed_run(scenes: Path, output: Path, target: str, after_s: float) -> tuple[bool, int]:

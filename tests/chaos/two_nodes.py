@@ -91,7 +91,7 @@ def main() -> int:
         console.print(f"undisturbed: {undisturbed.summary}")
         killer = Killer(raylet)
         disturbed = label(by_the_demo_sam(scenes, killed), killer, joined)
-        actors = sum("SegmentWithPersam" in title for title in killer.running)
+        actors = sum("SegmentWithSam" in title for title in killer.running)
         console.print(
             f"killed: {killer.done} of {PHOTOS} photos were done, {len(killer.running)} workers ran on the node, "
             f"{actors} of them with SAM; {disturbed.summary}"

@@ -10,8 +10,10 @@ import torch
 from persam_ray.cluster.labeling import CALLS_PER_ACTOR, ROWS_PER_CALL, _rows_per_call, _rows_per_file
 from persam_ray.cluster.labeling_run import TooManyFailuresError, check_failures
 from persam_ray.methods import mask_weights
+from persam_ray.methods.persam import FeatureTarget
 from persam_ray.methods.persam_f import make_target_f
-from persam_ray.methods.target import ReferenceEncoder
+from persam_ray.methods.references import ReferenceEncoder, encode_references
+from persam_ray.methods.registry import MethodName
 from persam_ray.runs.counts import Counts
 from persam_ray.sam.model import Sam
 from persam_ray.stages.targets import SegmentOptions, make_targets
@@ -21,7 +23,7 @@ from tests.conftest import disc, scene
 
 @pytest.mark.parametrize("method", ["persam", "persam_f"])
 def test_a_photo_of_several_categories_and_references_is_encoded_once(
-    method: str, small_checkpoint: Checkpoint, disc_reference: Reference, monkeypatch: pytest.MonkeyPatch
+    method: MethodName, small_checkpoint: Checkpoint, disc_reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[int] = []
     encode = Sam.encode
@@ -45,15 +47,16 @@ def test_a_photo_of_several_categories_and_references_is_encoded_once(
         for name, own in references.items()
     ]
     for one, other in zip(shared, alone, strict=True):
+        assert isinstance(one, FeatureTarget)
+        assert isinstance(other, FeatureTarget)
         assert torch.equal(one.feature_c, other.feature_c)
-        assert torch.equal(one.embedding_c, other.embedding_c)
 
 
 def test_features_of_a_reference_photo_are_let_go_of_with_its_last_reference(
     small_sam: Sam, disc_reference: Reference
 ) -> None:
     encode = ReferenceEncoder(small_sam, [disc_reference, disc_reference])
-    first = weakref.ref(encode(disc_reference))
+    first = weakref.ref(encode(disc_reference).features_1chw)
     assert first() is not None
     encode(disc_reference)
     assert first() is None
@@ -64,10 +67,12 @@ def test_mask_weights_are_fitted_in_float32_whatever_the_precision_of_labeling(
 ) -> None:
     options = SegmentOptions("cpu", 1, 1, "bfloat16", "aligned")
     ((target,), _) = make_targets(small_checkpoint, "sam.pth", {"disc": [disc_reference]}, options, "persam_f")
-    rounded = make_target_f(Sam(small_checkpoint, precision="bfloat16"), [disc_reference])
-    exact = make_target_f(small_sam, [disc_reference])
-    torch.testing.assert_close(target.embedding_c, exact.embedding_c, atol=1e-5, rtol=1e-5)
-    assert (rounded.embedding_c - exact.embedding_c).abs().max() > 1e-3
+    assert isinstance(target, FeatureTarget)
+    rounded_sam = Sam(small_checkpoint, precision="bfloat16")
+    rounded = make_target_f(rounded_sam, encode_references(rounded_sam, [disc_reference]))
+    exact = make_target_f(small_sam, encode_references(small_sam, [disc_reference]))
+    torch.testing.assert_close(target.feature_c, exact.feature_c, atol=1e-5, rtol=1e-5)
+    assert (rounded.feature_c - exact.feature_c).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(

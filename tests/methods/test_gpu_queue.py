@@ -17,8 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from persam_ray.compute import packed_layers
 from persam_ray.compute.precision import Precision
 from persam_ray.methods import answers, persam, persam_f
+from persam_ray.methods.persam import PersamTarget
+from persam_ray.methods.persam_f import PersamFTarget
 from persam_ray.sam.model import Sam
-from persam_ray.types import Checkpoint, Frame, Target
+from persam_ray.types import Checkpoint, Frame
 
 CUDA = torch.device("cuda")
 
@@ -70,20 +72,17 @@ def on_gpu(like: Tensor) -> Tensor:
     return nn.Parameter(made, requires_grad=False) if isinstance(like, nn.Parameter) else made
 
 
-def target(mask_weights_3: Tensor | None = None) -> Target:
-    return Target("cup", torch.empty(256, device=CUDA), torch.empty(256, device=CUDA), mask_weights_3)
-
-
 @pytest.mark.parametrize("method", ["aligned", "official", "persam_f"])
 def test_masks_are_asked_for_without_waiting(gpu_sam: Sam, method: Any) -> None:
     with Elsewhere() as elsewhere:
         features_bchw = torch.empty(2, 256, *gpu_sam.grid_hw, device=CUDA)
         frames = [Frame((90, 120), (96, 128)), Frame((300, 100), (128, 43))]
         if method == "persam_f":
-            targets = [target(torch.empty(3, device=CUDA))] * 3
-            masks = persam_f.segment_f(gpu_sam, features_bchw, frames, targets)
+            fitted = PersamFTarget("cup", torch.empty(256, device=CUDA), torch.empty(3, device=CUDA))
+            masks = persam_f.segment_f(gpu_sam, features_bchw, frames, [fitted] * 3)
         else:
-            masks = persam.segment(gpu_sam, features_bchw, frames, [target()] * 3, method)
+            target = PersamTarget("cup", torch.empty(256, device=CUDA), torch.empty(256, device=CUDA))
+            masks = persam.segment(gpu_sam, features_bchw, frames, [target] * 3, method)
     scores_2n, *masks_hw = masks._download  # type: ignore[misc]  # the fixture's
     assert scores_2n.shape == (2, 6)
     assert [tuple(mask_hw.shape) for mask_hw in masks_hw] == 3 * [(90, 120)] + 3 * [(300, 100)]

@@ -6,15 +6,16 @@ import torch
 
 from persam_ray.errors import BadReferenceError
 from persam_ray.images import resize_longest_side
-from persam_ray.methods import persam, target
-from persam_ray.methods.persam import Prior
+from persam_ray.methods import persam, references
+from persam_ray.methods.persam import PersamTarget, Prior
+from persam_ray.methods.references import encode_references
 from persam_ray.sam.model import Sam
-from persam_ray.types import Frame, Reference, Target, as_binary_mask
+from persam_ray.types import Frame, Reference, as_binary_mask
 from tests.conftest import disc, scene
 
 
-def target_of(sam: Sam, *references: Reference) -> Target:
-    return persam.make_target(sam, references)
+def target_of(sam: Sam, *references: Reference) -> PersamTarget:
+    return persam.make_target(sam, encode_references(sam, references))
 
 
 @pytest.mark.parametrize(
@@ -42,20 +43,20 @@ def test_a_target_smaller_than_a_cell_uses_the_cell_that_it_covers_most(small_sa
     mask = np.zeros((90, 120), dtype=bool)
     mask[44:47, 73:77] = True  # rows 44 in cell 2, 45 and 46 in cell 3; columns 73, 74 in cell 4 and 75, 76 in cell 5
     mask[45, 72] = True  # one more in (3, 4)
-    cells = target.target_cells(small_sam, mask)
+    cells = references.target_cells(small_sam, mask)
     assert cells.nonzero().tolist() == [[3, 4]]
 
 
 def test_one_pixel_of_a_large_photo_is_still_a_target(small_sam: Sam) -> None:
     mask = np.zeros((900, 1200), dtype=bool)
     mask[899, 1199] = True
-    assert target.target_cells(small_sam, mask).nonzero().tolist() == [[5, 7]]
+    assert references.target_cells(small_sam, mask).nonzero().tolist() == [[5, 7]]
 
 
 def test_cells_of_several_references_are_pooled(small_sam: Sam) -> None:
     first = Reference("disc", scene(90, 120, seed=1), disc(90, 120))
     second = Reference("disc", scene(128, 128, seed=2), disc(128, 128))
-    cells = [target.target_features(small_sam, reference)[1] for reference in (first, second)]
+    cells = [references.target_features(small_sam, one) for one in encode_references(small_sam, [first, second])]
     assert len(cells[0]) != len(cells[1])  # so that pooling differs from averaging two means
     expected = torch.cat(cells).mean(dim=0)
     pooled = target_of(small_sam, first, second)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from persam_ray.images import resize_longest_side
 from persam_ray.methods import mask_weights, persam_f
 from persam_ray.methods.mask_weights import ScaleMixingLoss, fit_mask_weights
+from persam_ray.methods.references import encode_references, target_features
 from persam_ray.sam.model import Sam
 from persam_ray.types import Reference
 from tests.conftest import disc, scene
@@ -86,30 +87,29 @@ def test_the_three_logits_are_decoded_once(
         return partial(decode, *args, **kwargs)()
 
     monkeypatch.setattr(small_sam, "decode", counting)
-    target = persam_f.make_target_f(small_sam, [disc_reference])
+    target = persam_f.make_target_f(small_sam, encode_references(small_sam, [disc_reference]))
     assert len(calls) == 1
-    assert target.mask_weights_3 is not None
     assert float(target.mask_weights_3.sum()) == pytest.approx(1.0)
 
 
 def test_the_target_is_half_mean_half_maximum_at_unit_norm(small_sam: Sam, disc_reference: Reference) -> None:
-    _, cells = persam_f.target_features(small_sam, disc_reference)
+    (encoded,) = encode_references(small_sam, [disc_reference])
+    cells = target_features(small_sam, encoded)
     blend = (cells.mean(0) + cells.max(0).values) / 2
-    target = persam_f.make_target_f(small_sam, [disc_reference])
+    target = persam_f.make_target_f(small_sam, encode_references(small_sam, [disc_reference]))
     torch.testing.assert_close(target.feature_c, blend / blend.norm())
 
 
 def test_several_references_are_fitted_together(small_sam: Sam, disc_reference: Reference) -> None:
     other = Reference("disc", scene(64, 128, seed=5), disc(64, 128))
-    both = persam_f.make_target_f(small_sam, [disc_reference, other])
-    alone = persam_f.make_target_f(small_sam, [disc_reference])
-    assert both.mask_weights_3 is not None
-    assert alone.mask_weights_3 is not None
+    both = persam_f.make_target_f(small_sam, encode_references(small_sam, [disc_reference, other]))
+    alone = persam_f.make_target_f(small_sam, encode_references(small_sam, [disc_reference]))
     assert not torch.allclose(both.mask_weights_3, alone.mask_weights_3)
 
 
 def test_an_empty_weighted_mask_is_no_instance(small_sam: Sam, disc_reference: Reference) -> None:
-    target = replace(persam_f.make_target_f(small_sam, [disc_reference]), mask_weights_3=torch.zeros(3))
+    fitted = persam_f.make_target_f(small_sam, encode_references(small_sam, [disc_reference]))
+    target = replace(fitted, mask_weights_3=torch.zeros(3))
     features = small_sam.encode([resize_longest_side(scene(90, 120), 128)])
     # Weights of 0 make every logit 0, and a mask is where they exceed 0.
     assert persam_f.segment_f(small_sam, features, [small_sam.frame((90, 120))], [target]).wait() == [[None]]

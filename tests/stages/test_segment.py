@@ -1,6 +1,5 @@
 """The stage that holds SAM: each photo is encoded once, failed rows pass through, order is kept."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,14 @@ from persam_ray.data.schema import PREDICTIONS
 from persam_ray.data.weights import locate
 from persam_ray.images import resized_size_hw
 from persam_ray.masks import decode_rle
-from persam_ray.methods.persam import make_target
-from persam_ray.methods.persam_f import make_target_f
+from persam_ray.methods.persam_f import PersamFTarget
+from persam_ray.methods.references import encode_references
+from persam_ray.methods.registry import SAM_METHODS, MethodName, make_method
 from persam_ray.sam.model import Sam
 from persam_ray.stages import segment
 from persam_ray.stages.decode import DecodeImages
 from persam_ray.stages.feature_cache import FeatureCache
-from persam_ray.stages.segment import SegmentWithPersam, _ahead
+from persam_ray.stages.segment import SegmentWithSam, _ahead
 from persam_ray.stages.tables import PIXELS
 from persam_ray.stages.targets import SegmentOptions
 from persam_ray.types import Checkpoint, Reference, Target
@@ -29,14 +29,17 @@ from tests.conftest import scene
 from tests.encoded_images import encoded
 
 OPTIONS = SegmentOptions("cpu", 2, 1, "float32", "aligned")
-MakeTarget = Callable[[Sam, Sequence[Reference]], Target]
 Reported = list[tuple[int, int]]
 
 
-@pytest.fixture(scope="module", params=[make_target, make_target_f])
+@pytest.fixture(scope="module", params=SAM_METHODS)
 def targets(request: pytest.FixtureRequest, small_sam: Sam, disc_reference: Reference) -> list[Target]:
     other = Reference("other", disc_reference.image_hw3, ~disc_reference.mask_hw)
-    return [request.param(small_sam, [reference]) for reference in (disc_reference, other)]
+    return [learned(request.param, small_sam, reference) for reference in (disc_reference, other)]
+
+
+def learned(method: MethodName, sam: Sam, reference: Reference) -> Target:
+    return make_method(method).learn(sam, encode_references(sam, [reference]))
 
 
 def pixels(*names: str, image_size_px: int = 128) -> pa.Table:
@@ -54,9 +57,10 @@ def stage(
     targets: list[Target],
     reported: Reported | None = None,
     options: SegmentOptions = OPTIONS,
-) -> SegmentWithPersam:
+) -> SegmentWithSam:
     calls: Reported = [] if reported is None else reported
-    return SegmentWithPersam(lambda: (checkpoint, {"persam": targets}), options, lambda *numbers: calls.append(numbers))
+    method: MethodName = "persam_f" if isinstance(targets[0], PersamFTarget) else "persam"
+    return SegmentWithSam(lambda: (checkpoint, {method: targets}), options, lambda *numbers: calls.append(numbers))
 
 
 def predictions(labeled: pa.Table) -> pa.Table:
@@ -80,12 +84,12 @@ def test_two_categories_encode_each_photo_once(
     assert found == {"disc", "other"}
 
 
-@pytest.mark.parametrize("make", [make_target, make_target_f])
-def test_two_categories_give_what_each_gives_alone(make: MakeTarget, disc_reference: Reference) -> None:
+@pytest.mark.parametrize("method", SAM_METHODS)
+def test_two_categories_give_what_each_gives_alone(method: MethodName, disc_reference: Reference) -> None:
     checkpoint = read_checkpoint(locate("demo"))  # not seeded weights, in which the order of a sum decides on masks
     sam = Sam(checkpoint, precision="float32")
     background = Reference("other", disc_reference.image_hw3, ~disc_reference.mask_hw)
-    targets = [make(sam, [reference]) for reference in (disc_reference, background)]
+    targets = [learned(method, sam, reference) for reference in (disc_reference, background)]
     table = pixels("a", "b", image_size_px=sam.image_size_px)
     both = stage(checkpoint, targets)(table).to_pylist()
     for index, target in enumerate(targets):
@@ -133,11 +137,8 @@ def test_a_failed_row_passes_through_in_its_place(small_checkpoint: Checkpoint, 
 def test_every_row_has_the_seconds_that_it_took_and_of_other_methods_none(
     small_checkpoint: Checkpoint, small_sam: Sam, disc_reference: Reference
 ) -> None:
-    targets = {
-        "persam": [make_target(small_sam, [disc_reference])],
-        "persam_f": [make_target_f(small_sam, [disc_reference])],
-    }
-    both = SegmentWithPersam(lambda: (small_checkpoint, targets), replace(OPTIONS, batch_size=2), lambda *_: None)
+    targets = {method: [learned(method, small_sam, disc_reference)] for method in SAM_METHODS}
+    both = SegmentWithSam(lambda: (small_checkpoint, targets), replace(OPTIONS, batch_size=2), lambda *_: None)
     table = pixels("a", "bad", "c")
     rows = both(table).to_pylist()
     seconds = [dict(row["seconds"]) for row in rows]
@@ -161,7 +162,7 @@ def test_a_question_asked_before_the_last_answer_is_taken_changes_no_answer(
     table = pixels("a", "bad", "b", "c")
     monkeypatch.setattr(segment, "PROMPTS_AT_ONCE", 1)  # a question for each target of a photo
     one_by_one, reported = stage(small_checkpoint, targets)(table), list[tuple[int, int]]()
-    monkeypatch.setattr(SegmentWithPersam, "_questions_ahead", 1)
+    monkeypatch.setattr(SegmentWithSam, "_questions_ahead", 1)
     assert predictions(stage(small_checkpoint, targets, reported)(table)) == predictions(one_by_one)
     assert reported == [(1, 1), (1, 0), (1, 0), (1, 0)]
 

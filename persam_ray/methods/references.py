@@ -1,8 +1,9 @@
-"""TODO methods.target."""
+"""References as methods learn from them: encoded, and which cells of the feature grid lie on the target."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +13,19 @@ from torch.nn import functional as F
 from persam_ray.images import resize_longest_side
 from persam_ray.sam.model import Sam
 from persam_ray.types import BoolArray, Reference
+
+
+@dataclass(frozen=True)
+class EncodedReference:
+    """A reference, and what SAM's encoder makes of its photo.
+
+    Attributes:
+        reference: The photo and its mask.
+        features_1chw: Of the whole photo, over the padded model frame.
+    """
+
+    reference: Reference
+    features_1chw: Tensor
 
 
 class ReferenceEncoder:
@@ -27,8 +41,8 @@ class ReferenceEncoder:
         self._left = Counter(_photo_digest(reference) for reference in references)
         self._kept: dict[bytes, Tensor] = {}
 
-    def __call__(self, reference: Reference) -> Tensor:
-        """Return the features (1, c, h, w) of a reference's photo."""
+    def __call__(self, reference: Reference) -> EncodedReference:
+        """Encode a reference, or find it encoded."""
         photo = _photo_digest(reference)
         features_1chw = self._kept.pop(photo, None)
         if features_1chw is None:
@@ -36,7 +50,12 @@ class ReferenceEncoder:
         self._left[photo] -= 1
         if self._left[photo] > 0:
             self._kept[photo] = features_1chw
-        return features_1chw
+        return EncodedReference(reference, features_1chw)
+
+
+def encode_references(sam: Sam, references: Sequence[Reference]) -> list[EncodedReference]:
+    """Encode some references, each photo once."""
+    return list(map(ReferenceEncoder(sam, references), references))
 
 
 def _photo_digest(reference: Reference) -> bytes:
@@ -46,20 +65,10 @@ def _photo_digest(reference: Reference) -> bytes:
 
 
 @torch.inference_mode()
-def target_features(sam: Sam, reference: Reference, encode: ReferenceEncoder | None = None) -> tuple[Tensor, Tensor]:
-    """Encode a reference.
-
-    Args:
-        sam: The model.
-        reference: What to encode.
-        encode: Shares encodings with other references.
-
-    Returns:
-        The features (1, c, h, w) of the whole photo and those of the cells on the target (cells, c).
-    """
-    features_1chw = (encode or ReferenceEncoder(sam, [reference]))(reference)
-    cells_hw = target_cells(sam, reference.mask_hw).to(sam.device)
-    return features_1chw, features_1chw[0].permute(1, 2, 0)[cells_hw]
+def target_features(sam: Sam, encoded: EncodedReference) -> Tensor:
+    """Return the features (m, c) of the cells on a reference's target."""
+    cells_hw = target_cells(sam, encoded.reference.mask_hw).to(sam.device)
+    return encoded.features_1chw[0].permute(1, 2, 0)[cells_hw]
 
 
 def target_cells(sam: Sam, mask_hw: BoolArray) -> Tensor:

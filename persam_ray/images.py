@@ -5,6 +5,8 @@ A 3000 x 4000 JPEG (4 MB) comes in, 36 MB of RGB exist for a moment, 768 x 1024 
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -51,44 +53,48 @@ def decode_image(encoded: bytes) -> ByteArray:
 def decode_photo(encoded: bytes) -> Image.Image:
     """Return the photo in RGB, upright by its EXIF orientation, as Pillow holds it: to resize it, it needs no array.
 
-    Of an animation the first frame; 16-bit samples are reduced to 8 by their high byte; transparent pixels lie on
-    white, as viewers show them.
-
     Raises:
         BadImageError: Empty, not an image, truncated, or more than MAX_PIXELS.
     """
     if not encoded:
         raise BadImageError("the file is empty (0 bytes)")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF
-            return _as_rgb(_upright(open_image(encoded)))
-    except BadImageError:
-        raise
-    except Exception as error:  # Pillow's decoders raise many types (OSError, SyntaxError, struct.error, ...)
-        raise BadImageError(_reason(error, encoded)) from error
+    with _image_errors(encoded):
+        return as_photo(open_image(encoded))
+
+
+def as_photo(image: Image.Image) -> Image.Image:
+    """Return an image that Pillow has opened in RGB, upright by its EXIF orientation.
+
+    An animation gives its first frame; 16-bit samples are reduced to 8 by their high byte; transparent pixels lie on
+    white, as viewers show them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of odd EXIF
+        return _as_rgb(_upright(image))
 
 
 def decode_mask(encoded: bytes) -> BoolArray:
-    """Return a mask image as (h, w) bool, upright by its EXIF orientation as its photo is.
-
-    True where any channel is not zero, or the palette index is not; never where alpha is zero. Of a JPEG, whose
-    compression leaves specks of gray in the background, what is brighter than half of its brightest sample.
+    """Return a mask image as (h, w) bool: `as_mask`.
 
     Raises:
         BadImageError: Not an image, or more than MAX_PIXELS.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = open_image(encoded)
-            is_jpeg = image.format in {"JPEG", "MPO"}
-            image = _upright(image)
-            samples = np.asarray(image)
-    except BadImageError:
-        raise
-    except Exception as error:
-        raise BadImageError(_reason(error, encoded)) from error
+    with _image_errors(encoded):
+        return as_mask(open_image(encoded))
+
+
+def as_mask(image: Image.Image) -> BoolArray:
+    """Return a mask that Pillow has opened as (h, w) bool, upright by its EXIF orientation as its photo is.
+
+    True where any channel is not zero, or the palette index is not; never where alpha is zero. In a JPEG, whose
+    compression leaves specks of gray in the background, only what is brighter than half of its brightest sample is
+    True.
+    """
+    is_jpeg = image.format in {"JPEG", "MPO"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = _upright(image)
+    samples = np.asarray(image)
     if image.mode in {"LA", "RGBA"}:
         return as_binary_mask(samples[..., :-1]) & (samples[..., -1] > 0)
     return as_binary_mask(samples > samples.max() / 2 if is_jpeg else samples)
@@ -134,6 +140,17 @@ def open_image(encoded: bytes) -> Image.Image:
             f"{image.width} x {image.height} pixels is more than the {MAX_PIXELS / 1e6:.0f} megapixels allowed"
         )
     return image
+
+
+@contextmanager
+def _image_errors(encoded: bytes) -> Iterator[None]:
+    """Turn what Pillow's decoders raise (OSError, SyntaxError, struct.error, ...) into a BadImageError."""
+    try:
+        yield
+    except BadImageError:
+        raise
+    except Exception as error:
+        raise BadImageError(_reason(error, encoded)) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

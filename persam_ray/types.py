@@ -36,6 +36,9 @@ Tensors = Mapping[str, npt.NDArray[np.generic]]
 Objects = Literal["mask", "component"]
 """What an object is: a whole mask, or each connected part of it."""
 
+Format = Literal["auto", "parquet", "folder", "webdataset", "coco", "deepfashion"]
+"""How the files of a dataset are laid out; `auto` looks at their names."""
+
 Guidance = Literal["aligned", "official"]
 """Where PerSAM's attention map lies on photos that are not square: on the cells it speaks of, or as published."""
 

@@ -14,7 +14,6 @@ import tyro
 import yaml
 
 from persam_ray.cli import demo
-from persam_ray.data.storage import read_bytes
 from persam_ray.errors import ConfigError, PersamRayError, error_line
 from persam_ray.options.base import OutputConfig
 from persam_ray.text import printable, public
@@ -25,7 +24,7 @@ BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, 
 ConfigT = TypeVar("ConfigT", bound=OutputConfig)
 
 
-def parse(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT:
+def parse(config_class: type[ConfigT], arguments: Sequence[str], program: str | None = None) -> ConfigT:
     """Read a job's options from the command line and the YAML file that it names.
 
     Raises:
@@ -35,13 +34,15 @@ def parse(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT:
     flags = [*_from_yaml(config_class, arguments), *arguments]
     given = [flag.split("=", 1)[0].replace("_", "-") for flag in flags if flag.startswith("--")]
     flags = [*demo.options(config_class, given), *flags]
-    return tyro.cli(config_class, args=flags, config=(tyro.conf.FlagCreatePairsOff,))
+    return tyro.cli(config_class, prog=program, args=flags, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def _from_yaml(config_class: type[OutputConfig], arguments: Sequence[str]) -> list[str]:
     uri = _config_argument(arguments)
     if uri is None:
         return []
+    from persam_ray.data.storage import read_bytes
+
     try:
         content = yaml.load(read_bytes(uri), Loader=yaml.BaseLoader) or {}  # all text: the category `no` is no boolean
     except (yaml.YAMLError, RecursionError) as error:
@@ -91,10 +92,23 @@ def _config_argument(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def run_job(job: Callable[[ConfigT], int | None], config_class: type[ConfigT]) -> None:
-    """Parse the options, run the job, and end the process with its status, or with 1 and a line that says why."""
+def run_job(
+    config_class: type[ConfigT],
+    load: Callable[[], Callable[[ConfigT], int | None]],
+    arguments: Sequence[str],
+    program: str,
+) -> None:
+    """Parse the options, run the job, and end the process with its status, or with 1 and a line that says why.
+
+    Args:
+        config_class: The job's options.
+        load: Returns the job; called when the options are right, for its libraries take seconds to load.
+        arguments: The command line's.
+        program: What `--help` calls the program.
+    """
     try:
-        sys.exit(job(parse(config_class, sys.argv[1:])))
+        config = parse(config_class, arguments, program)
+        sys.exit(load()(config))
     except KeyboardInterrupt:
         sys.exit("error: interrupted")
     except Exception as error:

@@ -9,13 +9,13 @@ from operator import itemgetter
 from typing import Any
 
 from persam_ray.data.annotations import BadAnnotationError, category_mask, check_truth
-from persam_ray.data.dataset import Dataset, DatasetError, Format
+from persam_ray.data.dataset import Dataset, DatasetError
 from persam_ray.data.listing import open_dataset
 from persam_ray.data.storage import filesystem, read_bytes
 from persam_ray.errors import BadReferenceError
 from persam_ray.images import BadImageError, decode_image, decode_mask
 from persam_ray.options.label import LabelConfig, parse_reference
-from persam_ray.types import Reference
+from persam_ray.types import Format, Reference
 
 
 @dataclass(frozen=True)

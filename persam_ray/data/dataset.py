@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from persam_ray.console import console
 from persam_ray.data.files import FileShard, ImageFile
 from persam_ray.data.shard import Shard
 from persam_ray.errors import PersamRayError
-
-Format = Literal["auto", "parquet", "folder", "webdataset", "coco", "deepfashion"]
+from persam_ray.types import Format
 
 FILES_PER_SHARD = 64
 

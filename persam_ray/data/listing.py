@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from persam_ray.data.coco import list_coco
-from persam_ray.data.dataset import Dataset, DatasetError, Format
+from persam_ray.data.dataset import Dataset, DatasetError
 from persam_ray.data.deepfashion import list_deepfashion
 from persam_ray.data.folder import list_folder
 from persam_ray.data.parquet import list_parquet
 from persam_ray.data.storage import absolute, list_versions
 from persam_ray.data.webdataset import list_webdataset
 from persam_ray.images import IMAGE_SUFFIXES
+from persam_ray.types import Format
 
 
 def open_dataset(uri: str, dataset_format: Format = "auto", annotations: str | None = None) -> Dataset:

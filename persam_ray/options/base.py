@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from persam_ray.data.dataset import Format
-from persam_ray.data.storage import absolute, within
 from persam_ray.errors import ConfigError
+from persam_ray.types import Format
 
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
@@ -106,6 +105,8 @@ def require(condition: bool, message: str) -> None:
 
 def check_apart(option: str, uri: str, others: Iterable[str]) -> None:
     """Raise ConfigError where an option's folder and another place of the job lie within each other."""
+    from persam_ray.data.storage import absolute, within
+
     own = absolute(uri)
     for other in map(absolute, others):
         if within(own, other) or within(other, own):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class BenchmarkConfig(TrainingConfig):
     """Compare Mask R-CNN trained on a few images with PerSAM and PerSAM-F, which are given the first of them.
 
-    Example: python jobs/benchmark.py --images photos --category top --train-images 10 --test-images 300
+    Example: persam-ray benchmark --images photos --category top --train-images 10 --test-images 300
     --output comparison
     """
 
@@ -58,7 +58,7 @@ class BenchmarkConfig(TrainingConfig):
     along, for drawn photos), or the path or URL of a checkpoint."""
 
     guidance: Guidance = "aligned"
-    """Where PerSAM's attention map lies on photos that are not square: as in jobs/label.py."""
+    """Where PerSAM's attention map lies on photos that are not square: as in `persam-ray label`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,7 +14,7 @@ from persam_ray.options.base import JobConfig, Repeated, check_between, require
 class EvaluateConfig(JobConfig):
     """Judge predictions against annotated images: the 12 COCO numbers, TP, FP, FN, F1, mean IoU, boundary IoU.
 
-    Example: python jobs/evaluate.py --predictions s3://bucket/labels --images s3://bucket/shards --output s3://bucket/eval
+    Example: persam-ray evaluate --predictions s3://bucket/labels --images s3://bucket/shards --output s3://bucket/eval
     """
 
     predictions: str

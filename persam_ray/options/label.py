@@ -17,7 +17,7 @@ from persam_ray.types import Guidance
 class LabelConfig(LabelingConfig):
     """Label every photo of a bucket from one reference photo and its mask.
 
-    Example: python jobs/label.py --images s3://bucket/photos --reference cup=cup.jpg,cup_mask.png
+    Example: persam-ray label --images s3://bucket/photos --reference cup=cup.jpg,cup_mask.png
     --output s3://bucket/labels
     """
 

@@ -12,11 +12,11 @@ from persam_ray.options.base import LabelingConfig, check_between, require
 class PredictConfig(LabelingConfig):
     """Label every photo of a bucket by a trained Mask R-CNN.
 
-    Example: python jobs/predict_mask_rcnn.py --images s3://bucket/photos --checkpoint detector --output s3://bucket/labels
+    Example: persam-ray predict-mask-rcnn --images s3://bucket/photos --checkpoint detector --output s3://bucket/labels
     """
 
     checkpoint: str
-    """Output of jobs/train_mask_rcnn.py, or its mask_rcnn.safetensors."""
+    """Output of `persam-ray train-mask-rcnn`, or its mask_rcnn.safetensors."""
 
     least_score: float = 0.05
     """Instances of at most this score, 0 to 1, are not kept."""

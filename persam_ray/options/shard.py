@@ -11,7 +11,7 @@ from persam_ray.options.base import JobConfig, check_between
 class ShardConfig(JobConfig):
     """Write photos of any format, and their annotations, as Parquet shards.
 
-    Example: python jobs/shard.py --images photos/ --output s3://bucket/shards
+    Example: persam-ray shard --images photos/ --output s3://bucket/shards
     """
 
     images_per_shard: int = 256

@@ -99,7 +99,7 @@ class TrainingConfig(JobConfig):
 class TrainConfig(TrainingConfig):
     """Train Mask R-CNN on a few annotated photos.
 
-    Example: python jobs/train_mask_rcnn.py --images shards --category top --train-images 10 --output detector
+    Example: persam-ray train-mask-rcnn --images shards --category top --train-images 10 --output detector
     """
 
     category: Annotated[Repeated, tyro.conf.arg(metavar="NAME")]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class TrainSamConfig(OutputConfig):
     """Train a compact Segment Anything Model from random weights on drawn scenes: how the demo's model was made.
 
-    Example: python jobs/train_sam.py --output compact-sam
+    Example: persam-ray train-sam --output compact-sam
     """
 
     scenes: int = 4500

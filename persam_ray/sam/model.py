@@ -87,6 +87,11 @@ class Sam:
         return height, width
 
     @property
+    def is_exact(self) -> bool:
+        """Whether all of it computes in float32, so that the numbers are the official ones."""
+        return self._dtype == torch.float32
+
+    @property
     def encoding(self) -> str:
         """What features follow from beside weights and pixels: where they are computed and in which types.
 

@@ -1,5 +1,4 @@
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -148,7 +147,7 @@ def test_help_explains_every_option(config: type[JobConfig], capsys: pytest.Capt
     text = capsys.readouterr().out
     for field in dataclasses.fields(config):
         assert f"--{field.name.replace('_', '-')}" in text
-    assert "Example: python jobs/" in text
+    assert "Example: persam-ray " in text
     assert "YAML file (path or URL)" in text
 
 
@@ -279,9 +278,8 @@ def test_a_file_that_is_missing_or_no_text_is_named() -> None:
 
 def run(job: object, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
     """Run a job as a script; return the status or message that the process ends with, None for success."""
-    monkeypatch.setattr(sys, "argv", ["job", *PLACES, *arguments])
     try:
-        run_job(job, ShardConfig)  # type: ignore[arg-type]
+        run_job(ShardConfig, lambda: job, [*PLACES, *arguments], "persam-ray shard")  # type: ignore[arg-type, return-value]
     except SystemExit as ended:
         return ended.code
     return None

@@ -1,0 +1,131 @@
+"""SAM and a labeler in this process, without Ray: one photo in, its instances out, as the job would label it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from persam_ray.api.photos import ImageLike, open_photo
+from persam_ray.compute.precision import Precision
+from persam_ray.data.checkpoints import read_sam
+from persam_ray.data.weights import locate
+from persam_ray.errors import ConfigError
+from persam_ray.images import resize_photo
+from persam_ray.methods.references import encode_references
+from persam_ray.methods.registry import SAM_METHODS, MethodName, make_method
+from persam_ray.sam.model import Sam
+from persam_ray.types import Checkpoint, EncodedPhotos, Guidance, Reference, Segmentation, Target
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class OpenedSam(Sam):
+    """A SAM that knows where its weights are, to be read again.
+
+    Attributes:
+        uri: Of the checkpoint.
+    """
+
+    def __init__(self, uri: str, checkpoint: Checkpoint, device: str, precision: Precision) -> None:
+        super().__init__(checkpoint, device, precision)
+        self.uri = uri
+
+    def exact(self) -> Sam:
+        """Return the same model in float32, which may be this one."""
+        if self.is_exact:
+            return self
+        return Sam(read_sam(self.uri)[0], self.device, "float32")
+
+
+def load_sam(name_or_uri: str = "vit_b", device: Device = "auto", precision: Precision = "auto") -> OpenedSam:
+    """Load a frozen Segment Anything Model.
+
+    Args:
+        name_or_uri: `vit_b`, `vit_l`, `vit_h`, `mobile_sam` (fetched once, digest verified), `demo` (comes along), or
+            the path or URL of a checkpoint.
+        device: `auto` is `cuda` where there is a GPU.
+        precision: `auto` is bfloat16 where that is faster and hardly shows.
+
+    Raises:
+        CheckpointError: The file is no checkpoint of a known layout.
+        ConfigError: There is no such device here.
+        StorageError: There is no such file, or it cannot be read.
+
+    Example:
+        >>> sam = load_sam("demo")
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device must be auto or cpu, but is cuda: no GPU can be used here")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    uri = locate(name_or_uri)
+    return OpenedSam(uri, read_sam(uri)[0], device, precision)
+
+
+class Labeler:
+    """Finds in a photo what some references show.
+
+    The weights are loaded and the references learned when it is made; photos are labeled one at a time.
+
+    Args:
+        sam: A name, path or URL as `load_sam` takes it, or a SAM that is loaded.
+        references: At least one; those of one category are pooled.
+        method: `persam` needs no fitting; `persam_f` fits two mask weights for each category first.
+        guidance: Where PerSAM's attention map lies on photos that are not square: `aligned`, or `official`.
+        device: As for `load_sam`, where `sam` is not loaded.
+        precision: As for `load_sam`, where `sam` is not loaded.
+
+    Raises:
+        ConfigError: No reference is given, or an unknown method.
+        CheckpointError, StorageError: As for `load_sam`.
+
+    Example:
+        >>> labeler = Labeler("demo", [Reference.open("cup", "cup.jpg", "cup_mask.png")])
+        >>> for instance in labeler("photo.jpg"):
+        ...     print(instance.category, instance.score, instance.box_xyxy, instance.mask_hw.shape)
+    """
+
+    def __init__(
+        self,
+        sam: str | Sam,
+        references: Sequence[Reference],
+        method: MethodName = "persam",
+        *,
+        guidance: Guidance = "aligned",
+        device: Device = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        if not references:
+            raise ConfigError("references must be at least one, but there is none")
+        if method not in SAM_METHODS:
+            raise ConfigError(f"method must be {' or '.join(SAM_METHODS)}, but is {method!r}")
+        self.sam = load_sam(sam, device, precision) if isinstance(sam, str) else sam
+        self._method = make_method(method, guidance)
+        self._targets = self._learned(references)
+
+    def _learned(self, references: Sequence[Reference]) -> list[Target]:
+        """Learn each category, in the order in which they are first named."""
+        learning = self.sam.exact() if self._method.fits and isinstance(self.sam, OpenedSam) else self.sam
+        encoded = encode_references(learning, references)
+        categories = dict.fromkeys(reference.category for reference in references)
+        own = [[one for one in encoded if one.reference.category == category] for category in categories]
+        return [self._method.learn(learning, examples) for examples in own]
+
+    def __call__(self, photo: ImageLike) -> list[Segmentation]:
+        """Return the instances in a photo, in the order of the categories; none where nothing was found.
+
+        Args:
+            photo: A path or URL, the bytes of an image file, a PIL image, or an array (uint8 RGB).
+
+        Raises:
+            BadImageError: It is no photo that can be used.
+            StorageError: The file cannot be read.
+        """
+        image = open_photo(photo)
+        frame = self.sam.frame((image.height, image.width))
+        features_bchw = self.sam.encode([np.asarray(resize_photo(image, frame.resized_hw))])
+        (instances,) = self._method.segment(self.sam, EncodedPhotos(features_bchw, [frame]), self._targets).wait()
+        return instances

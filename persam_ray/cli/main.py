@@ -1,0 +1,96 @@
+"""The command `persam-ray`: a subcommand for each job. `python jobs/label.py` is `persam-ray label`, and so on.
+
+Its overview loads nothing; a subcommand's help loads its options alone; the job itself is loaded once they are right.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """One job.
+
+    Attributes:
+        summary: What it does, in a line.
+        options: Its options class, as `module:name` below `persam_ray.options`.
+        job: Its function, as `module:name` below `persam_ray.cli`.
+    """
+
+    summary: str
+    options: str
+    job: str
+
+
+SUBCOMMANDS = {
+    "label": Subcommand("label a folder or bucket from reference photos and masks", "label:LabelConfig", "label:label"),
+    "evaluate": Subcommand(
+        "judge predictions against annotated photos", "evaluate:EvaluateConfig", "evaluate:evaluate"
+    ),
+    "benchmark": Subcommand(
+        "compare Mask R-CNN with PerSAM on annotated photos",
+        "benchmark:BenchmarkConfig",
+        "benchmark:benchmark",
+    ),
+    "shard": Subcommand("convert photos of any format to Parquet shards", "shard:ShardConfig", "shard:shard"),
+    "train-mask-rcnn": Subcommand(
+        "train Mask R-CNN on a few annotated photos", "train_mask_rcnn:TrainConfig", "train_mask_rcnn:train"
+    ),
+    "predict-mask-rcnn": Subcommand(
+        "label a folder or bucket with it", "predict_mask_rcnn:PredictConfig", "predict_mask_rcnn:predict"
+    ),
+    "train-sam": Subcommand(
+        "train the small SAM that comes along, on drawn scenes", "train_sam:TrainSamConfig", "train_sam:train"
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the subcommand that the arguments begin with, and end the process with its status.
+
+    Args:
+        arguments: By default those of the command line.
+    """
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in {"-h", "--help"}:
+        sys.stdout.write(overview())
+        sys.exit(0)
+    if name == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"persam-ray {version('persam-ray')}\n")
+        sys.exit(0)
+    if name not in SUBCOMMANDS:
+        sys.stderr.write(f"error: unknown subcommand {name!r}; allowed are {', '.join(SUBCOMMANDS)}\n")
+        sys.exit(2)
+    from persam_ray.cli.command_line import run_job
+
+    subcommand = SUBCOMMANDS[name]
+    run_job(_load("options", subcommand.options), lambda: _load("cli", subcommand.job), rest, f"persam-ray {name}")
+
+
+def overview() -> str:
+    """Return what `persam-ray --help` prints."""
+    width = max(map(len, SUBCOMMANDS))
+    lines = [f"  {name:{width}}  {subcommand.summary}" for name, subcommand in SUBCOMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: persam-ray SUBCOMMAND [OPTIONS]",
+            "",
+            "Label a bucket of photos from one reference photo and mask.",
+            "",
+            *lines,
+            "",
+            "`persam-ray SUBCOMMAND --help` explains its options; `persam-ray --version` prints the version.",
+            "To try it without photos or downloads: `persam-ray label --demo`.",
+            "",
+        ]
+    )
+
+
+def _load(room: str, place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"persam_ray.{room}.{module}"), name)

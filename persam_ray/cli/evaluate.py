@@ -27,7 +27,7 @@ def evaluate(config: EvaluateConfig) -> None:
         config.category or run_categories(config.predictions),
         config.score_threshold,
         config.objects,
-        config.min_area_fraction,
+        config.min_object_fraction,
     )
     folder = join(config.predictions, "predictions")
     predictions = open_dataset(folder if exists(folder) else config.predictions, "parquet")

@@ -1,4 +1,4 @@
-"""TODO metrics.instances."""
+"""The objects of an image that are compared, annotated and predicted: checked, split into parts, small ones dropped."""
 
 import math
 from collections.abc import Sequence
@@ -109,11 +109,11 @@ def split_components(instances: Sequence[Instance], size_hw: tuple[int, int]) ->
 
 
 def drop_small(
-    instances: Sequence[PredictedInstance], size_hw: tuple[int, int], min_area_fraction: float
+    instances: Sequence[PredictedInstance], size_hw: tuple[int, int], min_object_fraction: float
 ) -> list[PredictedInstance]:
     """Return the predictions whose mask covers at least a fraction, in [0, 1], of the image's pixels."""
     areas = mask_areas([instance.rle for instance in instances], size_hw)
-    least_px = min_area_fraction * size_hw[0] * size_hw[1]
+    least_px = min_object_fraction * size_hw[0] * size_hw[1]
     return [instance for instance, area_px in zip(instances, areas, strict=True) if area_px >= least_px]
 
 

@@ -29,12 +29,12 @@ class EvaluateConfig(JobConfig):
     objects: Literal["mask", "component"] = "mask"
     """What an object is, in predictions and truth alike: a whole mask, or each connected part of it."""
 
-    min_area_fraction: float = 0.0
+    min_object_fraction: float = 0.0
     """Drop predicted objects smaller than this fraction of the image, 0 to 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.predictions != "", "--predictions must not be empty")
         check_between("--score-threshold", self.score_threshold, 0, 1)
-        check_between("--min-area-fraction", self.min_area_fraction, 0, 1)
+        check_between("--min-object-fraction", self.min_object_fraction, 0, 1)
         require(len(set(self.category)) == len(self.category), "--category names one category twice")

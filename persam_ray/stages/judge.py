@@ -38,13 +38,13 @@ class JudgeOptions:
         score_threshold: Predictions of at least this score count in TP, FP, FN and the regions; AP uses all.
         objects: `mask` takes each instance as one object, `component` each connected part of it, in predictions and
             truth alike.
-        min_area_fraction: Predicted objects under this part of the image are dropped.
+        min_object_fraction: Predicted objects that cover less than this fraction of the image, 0 to 1, are dropped.
     """
 
     categories: tuple[str, ...]
     score_threshold: float = 0.0
     objects: Objects = "mask"
-    min_area_fraction: float = 0.0
+    min_object_fraction: float = 0.0
 
 
 def judge_rows(rows: Iterable[Mapping[str, Any]], options: JudgeOptions) -> tuple[ShardSummary, pa.Table]:
@@ -80,7 +80,7 @@ def image_pair(row: Mapping[str, Any], options: JudgeOptions) -> ImagePair:
     ]
     if options.objects == "component":
         truths, found = split_components(truths, size_hw), split_components(found, size_hw)
-    found = drop_small(found, size_hw, options.min_area_fraction)
+    found = drop_small(found, size_hw, options.min_object_fraction)
     return ImagePair(row["image_id"], size_hw, tuple(truths), tuple(found))
 
 

@@ -131,6 +131,17 @@ def test_missing_places_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--output" in said
 
 
+def test_dropping_whole_objects_and_dropping_parts_of_masks_have_different_names(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = [*PLACES, "--predictions", "run"]
+    assert parse(EvaluateConfig, [*places, "--min-object-fraction", "0.01"]).min_object_fraction == 0.01
+    said = refused([*places, "--min-object-fraction", "2"], capsys, EvaluateConfig)
+    assert "--min-object-fraction must be between 0 and 1, but is 2.0" in said
+    said = refused([*places, "--min-area-fraction", "0.01"], capsys, EvaluateConfig)
+    assert "Unrecognized options: --min-area-fraction" in said
+
+
 @pytest.mark.parametrize("size", ["0", "10001"])
 def test_the_size_of_a_shard_has_limits(size: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused([*PLACES, "--images-per-shard", size], capsys, ShardConfig)

@@ -116,7 +116,7 @@ def test_components_are_objects_of_their_own_on_both_sides_and_small_ones_can_be
     for name, options in {
         "mask": JudgeOptions(("cup",)),
         "component": JudgeOptions(("cup",), objects="component"),
-        "dropped": JudgeOptions(("cup",), objects="component", min_area_fraction=2 / 600),
+        "dropped": JudgeOptions(("cup",), objects="component", min_object_fraction=2 / 600),
     }.items():
         cup = metrics_of_rows([row], options)
         counts[name] = (cup["tp"], cup["fp"], cup["fn"])

@@ -1,4 +1,4 @@
-"""TODO keys."""
+"""What identifies a photo, and a version of it: 64-bit hashes that are the same on every machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO cluster.plan."""
+"""How a cluster's CPUs and GPUs are shared between the actors that hold a model and the tasks around them."""
 
 from __future__ import annotations
 

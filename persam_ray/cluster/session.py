@@ -100,12 +100,3 @@ def cause_of(error: BaseException) -> BaseException:
     while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause
     return error
-
-
-# --- resources -------------------------------------------------------------------------------------------------------
-
-
-# --- work done once --------------------------------------------------------------------------------------------------
-
-
-# --- progress --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""TODO data.key_hashes."""
+"""Keys as 64-bit hashes, by which a dataset of any size is counted and checked for keys that occur twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO data.weights."""
+"""Official weights by name, fetched once into the user's cache and verified by digest; and any other file by its URI."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,7 @@ def locate_start(backbone: str, name_or_uri: str) -> str | None:
     """Return the URI of the weights that Mask R-CNN starts from; None for `none`.
 
     Args:
-        backbone: One of mask_rcnn.BACKBONES.
+        backbone: A key of `mask_rcnn.model.BACKBONES`.
         name_or_uri: `auto` is `coco` where torchvision has it for the backbone, else `imagenet`.
 
     Raises:

@@ -1,4 +1,10 @@
-"""TODO mask_rcnn.examples."""
+"""Annotated photos as examples to learn from: made small enough to keep, then augmented anew for each step.
+
+A 12-megapixel photo with 3 masks (72 MB) comes in, 1.3 MB stay; an augmented copy has the model's frame, 384 x 576 on a
+CPU.
+
+Suffixes: h w rows and columns, n instances.
+"""
 
 import math
 from collections.abc import Iterable

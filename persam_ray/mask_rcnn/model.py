@@ -1,6 +1,6 @@
 """The baseline: torchvision's Mask R-CNN, built for a few categories, started from any weights.
 
-Training is in few_shot.py, finding instances in detection.py.
+Training is in few_shot.py, finding instances in prediction.py.
 
 Class 0 is the background, category i of the specification is class i + 1.
 Suffixes: h w rows and columns, n instances, m rows and columns of a mask within its box.

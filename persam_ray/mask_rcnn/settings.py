@@ -1,4 +1,4 @@
-"""TODO mask_rcnn.settings."""
+"""How Mask R-CNN is trained on a handful of photos."""
 
 import math
 from dataclasses import dataclass

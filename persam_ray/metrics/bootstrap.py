@@ -1,4 +1,9 @@
-"""TODO metrics.bootstrap."""
+"""How sure a difference between two methods is: the paired percentile bootstrap over images.
+
+Two summaries of the same images come in; the difference of a statistic and its 95% interval go out.
+
+Suffixes: d detection, k category, b resample, n image.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """Predicted instance masks against ground truth, image by image: matches, and a summary that can be merged.
 
-A worker evaluates a shard of images (`evaluate_shard`); what goes to the driver is a ShardSummary without masks,
-which `evaluation_merge` joins and turns into metrics. The IoUs come from pycocotools; the matching is COCOeval's rule
-in numpy (tests hold the two equal), because COCOeval visits each pair of masks for each of 40 thresholds and area
-ranges in Python: 0.2 s for an image of 100 detections and 300 specks of truth, and it never sees a 101st detection.
+A worker evaluates a shard of images (`evaluate_shard`). The driver gets a ShardSummary without masks, which
+`summary.merge` joins and `scores.accumulate` turns into metrics. COCOeval itself is not used: it visits each pair of
+masks for each of 40 thresholds and area ranges in Python (0.2 s for an image of 100 detections and 300 specks of truth),
+and it never sees a 101st detection.
 
 Suffixes: a area range, t IoU threshold, d detection (prediction, by falling score), g ground truth.
 """
@@ -27,12 +27,6 @@ from persam_ray.metrics.summary import (
 )
 from persam_ray.types import BoolArray
 
-# --- objects ---------------------------------------------------------------------------------------------------------
-
-
-# --- matching --------------------------------------------------------------------------------------------------------
-
-
 # --- one shard -------------------------------------------------------------------------------------------------------
 
 
@@ -47,7 +41,7 @@ def evaluate_shard(
         score_threshold: In [0, 1]; the matches, counts and regions take predictions of at least this score.
 
     Returns:
-        The summary for `evaluation_merge.merge`, and the matches of each image and category for error analysis.
+        The summary for `summary.merge`, and the matches of each image and category for error analysis.
 
     Raises:
         ValueError: An image is in the shard twice, categories repeat, or the threshold is outside [0, 1].

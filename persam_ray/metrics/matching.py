@@ -1,4 +1,9 @@
-"""TODO metrics.matching."""
+"""Which prediction found which object in one image: COCO's rules, at every IoU threshold and area range.
+
+The IoUs come from pycocotools; the matching is COCOeval's rule in numpy (tests hold the two equal).
+
+Suffixes: a area range, t IoU threshold, d detection (prediction, by falling score), g ground truth.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

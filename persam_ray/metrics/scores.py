@@ -1,10 +1,9 @@
-"""From the summaries of evaluated shards to metrics, in the driver: merge, accumulate, compare two methods.
+"""From a merged summary to metrics, in the driver: COCO's twelve numbers, counts, regions.
 
-A summary holds no masks: 40 bytes per predicted instance, 56 per image and category that occurs in it, 8 per image.
-A million predictions on a hundred thousand images are about 50 MB. Everything is ordered by score and by a hash of
-the image's name before it is summed, so the figures do not depend on how the images were cut into shards.
+Everything is ordered by score and by a hash of the image's name before it is summed, so the figures do not depend on how
+the images were cut into shards.
 
-Suffixes: a area range, t IoU threshold, d detection (predicted instance), k category, r recall, b resample, n image.
+Suffixes: a area range, t IoU threshold, d detection (predicted instance), k category, r recall.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,8 @@
-"""TODO metrics.summary."""
+"""What is left of evaluated images when the masks are gone: plain arrays that merge, and travel as bytes.
+
+40 bytes for each predicted instance, 56 for each image and category that occurs in it, 8 for each image: a million
+predictions on a hundred thousand images are about 50 MB.
+"""
 
 from __future__ import annotations
 

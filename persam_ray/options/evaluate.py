@@ -1,4 +1,4 @@
-"""TODO options.evaluate."""
+"""The options of `persam-ray evaluate`."""
 
 from __future__ import annotations
 

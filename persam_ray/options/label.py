@@ -1,4 +1,4 @@
-"""TODO options.label."""
+"""The options of `persam-ray label`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO options.predict_mask_rcnn."""
+"""The options of `persam-ray predict-mask-rcnn`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO options.shard."""
+"""The options of `persam-ray shard`."""
 
 from __future__ import annotations
 

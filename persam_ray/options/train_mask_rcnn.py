@@ -1,4 +1,4 @@
-"""TODO options.train_mask_rcnn."""
+"""The options of `persam-ray train-mask-rcnn`, most of which `benchmark` shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO report.charts."""
+"""The charts of a page, as SVG points and bars: precision over recall, histograms of IoU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO report.contact_sheet."""
+"""The page of a labeling run: photos with their masks, the lowest scores first."""
 
 from __future__ import annotations
 

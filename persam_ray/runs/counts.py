@@ -1,4 +1,4 @@
-"""TODO runs.counts."""
+"""Counts of rows: how many photos, how many failed and why, how many instances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO runs.manifest."""
+"""manifest.json, written last: options, fingerprints, versions, counts, seconds. It makes a run complete."""
 
 from __future__ import annotations
 

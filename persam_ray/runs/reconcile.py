@@ -1,4 +1,7 @@
-"""TODO runs.reconcile."""
+"""Photos that are listed against rows that are there: what is left to do, and which rows must go.
+
+Keys and versions are compared as 64-bit hashes: 16 bytes for each photo and each row.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class TrainingJob:
     """What every worker is told.
 
     Attributes:
-        backbone: One of mask_rcnn.BACKBONES.
+        backbone: A key of `mask_rcnn.model.BACKBONES`.
         categories: What to find.
         objects: What an object is, as in make_example.
         settings: Of the optimiser and the augmentation.

@@ -27,9 +27,6 @@ with Ray's own 128 MiB the first would have 160 photos to do before the second h
 CONNECT_TIMEOUT_S = 10.0
 
 
-# --- the session -----------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def session() -> Iterator[None]:
     """Join the cluster this runs on, or start a local one; leave no process behind, whatever happens."""

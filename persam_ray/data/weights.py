@@ -1,4 +1,4 @@
-"""Official weights by name, fetched once into the user's cache and verified by digest; and any other file by its URI."""
+"""Official weights by name, fetched once into the user's cache and verified by digest; any other file by its URI."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -31,8 +31,6 @@ from persam_ray.mask_rcnn.model import MaskRcnn, MaskRcnnSpec
 from persam_ray.mask_rcnn.settings import FewShotSettings
 from persam_ray.masks import tight_box
 
-# --- steps -----------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class TrainingImage:

@@ -2,8 +2,8 @@
 
 A worker evaluates a shard of images (`evaluate_shard`). The driver gets a ShardSummary without masks, which
 `summary.merge` joins and `scores.accumulate` turns into metrics. COCOeval itself is not used: it visits each pair of
-masks for each of 40 thresholds and area ranges in Python (0.2 s for an image of 100 detections and 300 specks of truth),
-and it never sees a 101st detection.
+masks for each of 40 thresholds and area ranges in Python (0.2 s for an image of 100 detections and 300 specks of
+truth), and it never sees a 101st detection.
 
 Suffixes: a area range, t IoU threshold, d detection (prediction, by falling score), g ground truth.
 """
@@ -26,8 +26,6 @@ from persam_ray.metrics.summary import (
     ShardSummary,
 )
 from persam_ray.types import BoolArray
-
-# --- one shard -------------------------------------------------------------------------------------------------------
 
 
 def evaluate_shard(

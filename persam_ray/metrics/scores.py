@@ -1,7 +1,7 @@
 """From a merged summary to metrics, in the driver: COCO's twelve numbers, counts, regions.
 
-Everything is ordered by score and by a hash of the image's name before it is summed, so the figures do not depend on how
-the images were cut into shards.
+Everything is ordered by score and by a hash of the image's name before it is summed, so the figures do not depend on
+how the images were cut into shards.
 
 Suffixes: a area range, t IoU threshold, d detection (predicted instance), k category, r recall.
 """

@@ -97,9 +97,6 @@ def _csp_hash(content: str) -> str:
     return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode("ascii")
 
 
-# --- the label job's page --------------------------------------------------------------------------------------------
-
-
 def pace(value: float | None) -> str:
     """Return seconds or images per second as text."""
     return "-" if value is None else f"{value:.1f}"

@@ -26,7 +26,7 @@ class OpenedSam(Sam):
     """A SAM that knows where its weights are, to be read again.
 
     Attributes:
-        uri: Of the checkpoint.
+        uri: Where the checkpoint is.
     """
 
     def __init__(self, uri: str, checkpoint: Checkpoint, device: str, precision: Precision) -> None:

@@ -53,7 +53,7 @@ def options(config_class: type[OutputConfig], given: Sequence[str]) -> list[str]
     """Return the flags that `--demo` adds.
 
     Args:
-        config_class: Of the job.
+        config_class: The job's options class.
         given: The names of the flags that are given.
 
     Raises:

@@ -43,8 +43,8 @@ ROWS_PER_CALL = 16
 CALLS_PER_ACTOR = 8  # at least, of small runs, so that the actors end together
 IMAGES_PER_ACTOR = 16  # and no more: one actor begins alone, for starting the others may take longer than the images
 CALLS_IN_FLIGHT = 2
-"""Of an actor: one that it works on, one that waits for it. More would be kept from the others; with fewer, Ray Data
-would not add actors to the first (it does so from 1.75 calls for each on)."""
+"""Calls that an actor has: one that it works on, one that waits. More would be kept from the others; with fewer, Ray
+Data would not add actors to the first (it does so from 1.75 calls for each on)."""
 
 LEAST_ROWS_PER_FILE, ROWS_PER_FILE = 16, 1024  # of runs of up to 16,000 photos, and from a million on
 

@@ -56,10 +56,10 @@ class Model:
         make: Returns what it takes to start actors; called only where there is something to label.
         method: Its rows' name.
         judge: How rows with ground truth are judged.
-        fingerprints: Of the weights and the references, for the manifest.
+        fingerprints: Fingerprints of the weights and the references, for the manifest.
         identity: What else decides the predictions, by the option's name.
         reference_ids: Images whose masks the model has seen.
-        cache_uri: Of its feature cache, if it has one.
+        cache_uri: Where its feature cache is, if it has one.
     """
 
     make: Callable[[], ModelActors]

@@ -12,7 +12,7 @@ import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 ACTOR_BYTES = 2 * 2**30
-"""Of memory that a CPU's actor is given: with ViT-B it takes 1.3 GiB."""
+"""Memory that an actor on a CPU is given: with ViT-B it takes 1.3 GiB."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class WorkerPlan:
         actors: How many hold the model.
         actor_cpus: Logical CPUs of each.
         actor_gpus: GPUs of each.
-        threads: Of torch in each; more than its logical CPUs, because the tasks around it are light.
+        threads: Torch's threads in each; more than its logical CPUs, because the tasks around it are light.
         task_cpus: Logical CPUs of a task that reads, decodes or writes.
     """
 

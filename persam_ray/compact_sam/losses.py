@@ -21,7 +21,7 @@ def candidate_losses(logits_nmhw: Tensor, iou_nm: Tensor, masks_nhw: Tensor, sin
     for. All learn to predict their real IoU.
 
     Args:
-        logits_nmhw: Of each target's candidates.
+        logits_nmhw: Logits of each target's candidates.
         iou_nm: IoU that the model predicts for them.
         masks_nhw: The targets, 0 or 1.
         single_n: True where the prompt is more than one point, so that it says which mask is meant.

@@ -32,7 +32,7 @@ def match_loss(features_bchw: Tensor, things_bhw: Sequence[Labels]) -> Tensor:
     """Return how badly things are found again, a scalar; 0 where no two views share two things.
 
     Args:
-        features_bchw: Of the photos.
+        features_bchw: The photos' features.
         things_bhw: Number of the thing at the middle of each feature cell, -1 on padding.
 
     Raises:

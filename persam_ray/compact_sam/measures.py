@@ -24,7 +24,7 @@ from persam_ray.sam.model import Sam
 from persam_ray.types import BoolArray, Frame, Points
 
 LEAST_SHARE = 0.002
-"""Of the photo's pixels that a target covers: 430 of 560 x 384, a square of 21."""
+"""Least part of the photo's pixels that a target covers: 430 of 560 x 384, a square of 21."""
 
 TARGETS_AT_ONCE = 16  # decoded in one call: 16 x 32 x 32 x 256 features in float32 are 17 MB
 
@@ -54,7 +54,7 @@ def evaluate(sam: Sam, scenes: Iterable[Scene], least_share: float = LEAST_SHARE
     Args:
         sam: The model.
         scenes: What it is asked about.
-        least_share: Of the photo's pixels that a target covers.
+        least_share: Least part of the photo's pixels that a target covers.
 
     Raises:
         ValueError: No scene has a target.

@@ -20,7 +20,7 @@ WAVE_CYCLES = (0.5, 6.0)
 """Scales of the waves that positions are encoded by, in cycles over half the image; SAM's are 1."""
 
 SHARPNESS = 2.0
-"""Of attention by place at first: factor on the usual random weights of queries and keys."""
+"""How sharply attention by place begins: factor on the usual random weights of queries and keys."""
 
 EMBEDDING = 256  # channels of the features; CompactEncoder's neck has as many
 

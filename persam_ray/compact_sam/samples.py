@@ -85,7 +85,7 @@ class Sample:
         xy_kt2: First prompts, two tokens each: x and y of pixels, float32.
         labels_kt: What the tokens are (BESIDE_POINT, ON_POINT, PADDING_POINT, BOX_CORNERS), int64.
         layout: Where all things of the photo lie.
-        seed: Of the later prompts.
+        seed: Seed of the later prompts.
     """
 
     image_hw3: ByteArray

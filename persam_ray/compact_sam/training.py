@@ -55,17 +55,17 @@ class SamTrainingSettings:
         layout_steps: Optimiser steps that are taken first, for the encoder alone, which learns the layout of small
             photos: three times as fast as with prompts, and a decoder learns little from features that say nothing.
         steps: Optimiser steps with prompts.
-        photos_per_step: Of all workers together, two of each scene; a multiple of twice their number.
+        photos_per_step: Photos in a step, over all workers, two of each scene; a multiple of twice the workers' number.
         corrected: Targets of a photo that are asked for a second time; at least 1, or the weights that take a mask as
             prompt would get no gradient.
         small_steps: Part of `steps`, in [0, 1], that are taken first, on photos of `small_px`: twice as fast.
         small_px: Side of the model's square input then, a multiple of 32.
         learning_rate: Highest rate of AdamW (Muon's are multiples of it), without prompts and then with them: each time
             reached after `warmup` of the steps, then a cosine to 0.
-        weight_decay: Of weights with two and more dimensions.
+        weight_decay: Decay of weights with two and more dimensions.
         warmup: Part of the steps, in [0, 1].
         clip_norm: Longest gradient.
-        seed: Of the order of scenes, of augmentation, targets and prompts.
+        seed: Seed of the scenes' order, of augmentation, targets and prompts.
         samples: How samples are made.
     """
 
@@ -215,7 +215,7 @@ class _Questions(nn.Module):
         """Return logits (n, m, h, w) and predicted IoU (n, m) of all four candidates, float32.
 
         Args:
-            features_bchw: Of the photos.
+            features_bchw: The photos' features.
             xy_bkt2: Pixels of the model frame.
             labels_bkt: SAM's: -1 padding, 0 beside the object, 1 on it, 2 and 3 corners of its box.
             answers_nhw: Logits of the round before, the mask prompt; None in the first.

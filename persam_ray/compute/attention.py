@@ -19,7 +19,7 @@ BLOCK_ROWS = 256
 """Queries of a block; of 64 to 512, the fastest by a few percent."""
 
 BLOCK_LOGITS = 2**20
-"""Of a block of several heads, at most: 2 MB in bfloat16. In small windows heads share one, a third faster."""
+"""Most logits in a block: 2 MB in bfloat16. In small windows several heads share a block, which is a third faster."""
 
 
 def attend(q_galc: Tensor, k_galc: Tensor, v_galc: Tensor, channels: int) -> Tensor:

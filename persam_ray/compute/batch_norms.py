@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 TRIAL_PX = 64
 
 ALLOWED_ERROR = 1e-4
-"""Of the folded features, relative; folding is exact but for float32's rounding."""
+"""Largest relative error of the folded features; folding is exact but for float32's rounding."""
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 TRIAL_ROWS = 2
 
 ALLOWED_ERROR = {torch.bfloat16: 0.01, torch.float32: 1e-4}
-"""Of a packed layer's results, relative, by type: sums come in another order."""
+"""Largest relative error of a packed layer's results, by type: its sums come in another order."""
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from persam_ray.sam.layout import image_size_px
 from persam_ray.types import Checkpoint
 
 NUMPY_TYPES = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"})
-"""Of tensors in a safetensors file, those that NumPy has."""
+"""The types of tensors in a safetensors file that NumPy has too."""
 
 TENSORS_PER_FILE = 4
 """A file may name a tensor twice, but no honest one unfolds a few bytes to terabytes, as a stride of 0 can."""

@@ -27,7 +27,7 @@ class IndexMap:
     """The `segm` map of a photo: one channel, the index of the class at each pixel.
 
     Attributes:
-        uri: Of the PNG.
+        uri: Where the PNG is.
     """
 
     uri: str

@@ -34,7 +34,7 @@ def check_keys(dataset: Dataset, hashes: npt.NDArray[np.uint64]) -> None:
 
     Args:
         dataset: Its shards are read again where two hashes are alike.
-        hashes: Of all its keys.
+        hashes: The hashes of all its keys.
     """
     suspects = repeated_hashes(hashes)
     image_id = repeated_key(dataset.shards, suspects.tolist()) if len(suspects) else None

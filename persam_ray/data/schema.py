@@ -101,7 +101,7 @@ def prediction_row(
         size_hw: (h, w) of the original photo; None where it could not be decoded.
         error: What was wrong with the image; None when it was labeled.
         instances: What was found (`instance_row`); empty when nothing was, or on failure.
-        version: Of the photo's file; None where it could not be read.
+        version: The version of the photo's file; None where it could not be read.
     """
     height, width = size_hw or (None, None)
     return {

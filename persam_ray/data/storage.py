@@ -104,7 +104,7 @@ def read_many(uris: Sequence[str], max_bytes: int | None = None) -> list[bytes |
     """Return the content of files of one filesystem, fetched together; where one fails, its error in its place.
 
     Args:
-        uris: Of the files.
+        uris: Paths or URLs of the files.
         max_bytes: Only so much from the beginning of each.
     """
     paths: dict[str, str] = {}

@@ -118,7 +118,7 @@ class Canvas:
     """A picture being painted from back to front.
 
     Attributes:
-        size_hw: Of the photo, pixels.
+        size_hw: The photo's (h, w) in pixels.
         light: Falls on everything.
         leave_out: Says of each new object that belongs to a group whether it is left out: numbered, but never painted.
         other_fabric: Gives each thing worn another fabric than the one it was cut from, or None to leave that.

@@ -17,8 +17,8 @@ def add_coat(tailor: Tailor, fabric: Fabric, cut: Cut, *, gap: float, collar: st
 
     Args:
         tailor: Takes the pieces.
-        fabric: Of the outside.
-        cut: Of the closed coat.
+        fabric: The fabric outside.
+        cut: The cut of the closed coat.
         gap: Half width of the opening at the hem, share of the height; 0 is closed.
         collar: `lapels`, `round`, `hood` or `fur`.
     """

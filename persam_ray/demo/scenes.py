@@ -84,8 +84,8 @@ def draw_scene(
     """Draw the scene of a seed; the same arguments give the same bytes on one platform.
 
     Args:
-        seed: Of everything.
-        size_hw: Of the photo, pixels.
+        seed: Seed of everything in the scene.
+        size_hw: The photo's (h, w) in pixels.
         left_out: Chance, in [0, 1], of each object that belongs to a group (a garment, a wheel) to be left out, so that
             what it hides is seen. All else stays as it is (also shadows on the ground), and objects keep their numbers.
         other_fabrics: Chance, in [0, 1], of each thing worn to be of one other fabric; it lies where it lay.

@@ -41,7 +41,7 @@ class TrainingImage:
         boxes_n4: x_min, y_min, x_max, y_max of each mask, right and lower edge exclusive, float32.
         labels_n: Class of each mask, from 1, int64.
         masks_nhw: uint8, 1 on the instance.
-        seed: Of the boxes that the losses sample.
+        seed: Seed of the boxes that the losses sample.
     """
 
     image_3hw: Tensor

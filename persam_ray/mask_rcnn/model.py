@@ -216,7 +216,7 @@ def build_mask_rcnn(
         start: A detector in torchvision's naming, or a classifier's weights for the body alone; None for random.
         frame_px: Shorter and longer side that photos are resized to; None for the backbone's own.
         pixel_input: One of PIXEL_INPUTS; None for what the start weights' metadata say, else `imagenet`.
-        seed: Of the weights that start at random.
+        seed: Seed of the weights that start at random.
 
     Raises:
         ValueError: Unknown backbone, categories or pixel input, or start weights that do not fit.

@@ -10,7 +10,7 @@ class FewShotSettings:
 
     Attributes:
         steps: Optimiser steps.
-        photos_per_step: Of all workers together; a multiple of their number.
+        photos_per_step: Photos in a step, over all workers; a multiple of their number.
         learning_rate: Highest rate of AdamW; reached after `warmup` of the steps, then a cosine to 0.
         weight_decay: AdamW's, on weights of two and more dimensions.
         warmup: Part of the steps, in [0, 1]: the heads are random, and so are their first gradients.
@@ -18,7 +18,7 @@ class FewShotSettings:
         scale: Photos are enlarged or reduced by up to this factor; 1 is off.
         colour: Brightness, contrast and saturation change by factors up to 1 +- this, in [0, 1].
         hue: Hue turns by up to this part of the circle, in [0, 0.5].
-        seed: Of the order of photos, of augmentation and of the boxes that losses sample.
+        seed: Seed of the photos' order, of augmentation and of the boxes that losses sample.
     """
 
     steps: int = 500

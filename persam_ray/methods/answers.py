@@ -29,8 +29,8 @@ class PendingMasks:
     """The answers for a batch of images and some targets, which a GPU may still be working on.
 
     Args:
-        masks: Of each prompt (those of the first image, of the second, ...), (H, W) bool over the image's own pixels;
-            without a pixel where a step found nothing.
+        masks: The mask of each prompt (those of the first image, of the second, ...), (H, W) bool over the image's own
+            pixels; without a True pixel where a step found nothing.
         predicted_iou_n: SAM's predictions for them.
         similarity_n: Highest cosine similarity in each prompt's image.
         targets: Prompts of an image.

@@ -93,7 +93,7 @@ def similarities_on_images(
 
     Args:
         sam: The model.
-        features_bchw: Of the images.
+        features_bchw: The images' features.
         frames: Where the image of each prompt lies in the model frame.
         targets: The same for every image.
     """
@@ -217,7 +217,7 @@ class Prior:
     """Where the targets may be.
 
     Attributes:
-        points: Of each prompt, the same in every step.
+        points: The points of each prompt, the same in every step.
         peak_n: Each prompt's highest similarity.
     """
 
@@ -242,7 +242,7 @@ def locate(
 
     Args:
         sam: The model.
-        features_bchw: Of the images.
+        features_bchw: The images' features.
         frames: Where the image of each prompt lies in the model frame.
         targets: The same for every image.
         guidance: Which map of attention to make.
@@ -271,7 +271,7 @@ def refine_in_box(
 
     Args:
         sam: The model.
-        features_bchw: Of the images.
+        features_bchw: The images' features.
         frames: Where the image of each prompt lies in the model frame.
         prior: Whose points are prompts again.
         logits_nhw: The previous masks at low resolution.

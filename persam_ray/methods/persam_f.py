@@ -80,7 +80,7 @@ def segment_f(
 
     Args:
         sam: The model.
-        features_bchw: Of the images.
+        features_bchw: The images' features.
         frames: Where the images lie in the model frame.
         targets: The same for every image.
 

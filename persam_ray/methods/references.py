@@ -21,7 +21,7 @@ class EncodedReference:
 
     Attributes:
         reference: The photo and its mask.
-        features_1chw: Of the whole photo, over the padded model frame.
+        features_1chw: Features of the whole photo, over the padded model frame.
     """
 
     reference: Reference

@@ -54,7 +54,7 @@ def bootstrap_difference(
         statistic: As in `accumulate`; `ap50` keeps copies of an image together among equal scores.
         category: One category; None for the overall figure.
         resamples: At least 1; AP50 takes fewer, down to 100, where detections times resamples would exceed AP_WORK.
-        seed: Of the generator; the result depends on nothing else but the images.
+        seed: Seeds the generator; besides the images, the result depends on nothing else.
 
     Raises:
         ValueError: The summaries cannot be compared, or the category is not among theirs.

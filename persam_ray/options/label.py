@@ -52,7 +52,7 @@ class LabelConfig(LabelingConfig):
     official code (for comparisons with it)."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of SAM's work on each photo; auto is bfloat16 where that is faster and hardly shows."""
+    """Type that SAM computes in; auto is bfloat16 where that is faster and hardly changes a mask."""
 
     batch_size: int | None = None
     """Images in one pass of SAM's encoder; by default 8 on a GPU, or as many as its memory holds, and 1 on a CPU."""

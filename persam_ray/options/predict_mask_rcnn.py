@@ -28,7 +28,7 @@ class PredictConfig(LabelingConfig):
     """Instances of at least this score, 0 to 1, count for TP, FP, FN and mIoU where there is ground truth."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the network; auto is bfloat16 where that is faster."""
+    """Type that the network computes in; auto is bfloat16 where that is faster."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,7 +29,7 @@ class TrainingConfig(JobConfig):
     """Train on these images, whatever they hold; for PerSAM the first that holds the category is the reference."""
 
     backbone: Backbone = "auto"
-    """Of Mask R-CNN; auto is resnet50_fpn_v2 where there is a GPU, else the light mobilenet_v2."""
+    """Backbone of Mask R-CNN; auto is resnet50_fpn_v2 where there is a GPU, else the light mobilenet_v2."""
 
     start: str = "auto"
     """Weights that training starts from: coco (torchvision's detector, for the resnets), imagenet (torchvision's
@@ -57,10 +57,10 @@ class TrainingConfig(JobConfig):
     """Training processes, each with a GPU where there are any."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the networks (of SAM, its encoder); auto is bfloat16 where that is faster."""
+    """Type that the networks compute in; auto is bfloat16 where that is faster."""
 
     seed: int = 0
-    """Of everything that is random: the choice of images, initial weights, order, augmentation, sampling."""
+    """Seed of everything random: the choice of images, initial weights, order, augmentation, sampling."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

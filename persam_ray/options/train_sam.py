@@ -27,7 +27,7 @@ class TrainSamConfig(OutputConfig):
     """Seed of the first scene; the demo shows those from 0 on, the model is judged on those from 1,000,000 on."""
 
     backbone: str = "cs3darknet_s"
-    """Of the image encoder: a model of timm with features at strides 8, 16 and 32."""
+    """Backbone of the image encoder: a timm model with features at strides 8, 16 and 32."""
 
     start: str | None = None
     """Compact SAM to start from instead of random weights (path or URL), of the same backbone."""
@@ -58,10 +58,10 @@ class TrainSamConfig(OutputConfig):
     """Training processes, each with a GPU where there are any."""
 
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the arithmetic; weights and losses are float32."""
+    """Type that the arithmetic uses; weights and losses are float32."""
 
     seed: int = 0
-    """Of everything that is random but the scenes."""
+    """Seed of everything random, except the scenes."""
 
     resume: bool = False
     """Go on with the run at --output from its last checkpoint; all other options must be what they were."""

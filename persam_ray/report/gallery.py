@@ -38,7 +38,7 @@ PHOTO_BYTES = 48_000
 READERS = 8
 
 OUTLINE_POINTS = 500
-"""Of one outline at most: 6 KB of text."""
+"""Most points of an outline: 6 KB of text."""
 
 Row = Mapping[str, Any]
 
@@ -66,7 +66,7 @@ class Shot:
 
     Attributes:
         photo: What lies below the outlines.
-        image_id: Of the photo.
+        image_id: The photo's key.
         truth: Outline of the ground truth, as the `d` of an SVG path; empty for none.
         found: Outline of the prediction.
         caption: Short facts.

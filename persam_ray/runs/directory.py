@@ -108,7 +108,7 @@ def begin_run(output: str, identity: Mapping[str, Any], run_id: str) -> list[dic
     Args:
         output: The run directory.
         identity: What decides the predictions, by the option's name; two runs of one directory agree in all of it.
-        run_id: Of this run.
+        run_id: This run's id.
 
     Returns:
         The runs so far, this one last, each with its `run_id` and `started` (UTC); complete ones have their counts.

@@ -46,8 +46,8 @@ def write_manifest(
     Args:
         output: The run directory.
         config: The job's options.
-        fingerprints: Of the checkpoint and the references.
-        counts: Of all rows that are there.
+        fingerprints: Fingerprints of the checkpoint and the references.
+        counts: Counts of all rows there.
         seconds: Wall-clock time by step; `label` is what images per second are counted over.
         runs: From `begin`, the last with what it did (`labeled`, ...); run.json is told that it is complete.
     """

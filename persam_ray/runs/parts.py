@@ -56,7 +56,7 @@ class Part:
     """What a part holds, without its masks.
 
     Attributes:
-        name: Of the file.
+        name: The file's name.
         keys: image_key of each row.
         versions: `version_key` of each row.
         counts: What the rows came to.
@@ -113,7 +113,7 @@ def drop_rows(run: str, name: str, keys: npt.NDArray[np.uint64] | None) -> Count
 
     Args:
         run: URI of the run directory.
-        name: Of the part.
+        name: The part's file name.
         keys: image_key of the rows to drop; None for all.
 
     Returns:

@@ -30,7 +30,7 @@ class Verdict:
         removed: Rows of photos that are listed no more.
         open_shards: Positions of the shards that hold photos without a row.
         drops: Parts that lose rows: their keys, or None for all.
-        counts: Of the parts that stay as they are.
+        counts: Counts of the parts that stay as they are.
         judged: Packed summaries of the parts that stay as they are.
     """
 
@@ -99,7 +99,7 @@ def _drops(
 ) -> tuple[tuple[tuple[str, Keys | None], ...], npt.NDArray[np.bool_]]:
     """Return the parts that lose rows, with the keys of those, and which rows that takes.
 
-    Of a part with ground truth all photos that are listed go: its summary holds sums over all of its rows.
+    A part with ground truth loses all photos that are listed: its summary holds sums over all of its rows.
     """
     drops: list[tuple[str, Keys | None]] = []
     is_dropped = is_bad.copy()

@@ -18,7 +18,7 @@ def summarize(output: str, counts: Counts, labeled: int, metrics: Metrics | None
 
     Args:
         output: The run directory.
-        counts: Of all rows there.
+        counts: Counts of all rows there.
         labeled: How many of them this run has made.
         metrics: Where there is ground truth.
         label_s: Seconds that labeling took.

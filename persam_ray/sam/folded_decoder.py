@@ -38,7 +38,7 @@ class FoldedDecoder(nn.Module):
     Args:
         decoder: The package's module, in float32; its weights are shared where tokens use them.
         image_pe_1chw: The dense positional encoding.
-        dtype: Of the image's cells.
+        dtype: Type of the image's cells.
     """
 
     key_pe_1mc: Tensor

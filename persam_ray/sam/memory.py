@@ -6,7 +6,7 @@ import torch
 from persam_ray.sam.model import Sam
 
 SHARE = 0.5
-"""Of the free memory that the encoder may take: the decoder, masks over large photos and other actors take the rest."""
+"""Part of the free memory that the encoder may take: the decoder, large masks and other actors take the rest."""
 
 
 def images_that_fit(sam: Sam, most: int) -> int:

@@ -65,7 +65,7 @@ class CachedEncoder:
 
     Args:
         sam: What encodes the misses.
-        fingerprint: Of its checkpoint; features of one SAM are never found by another.
+        fingerprint: Its checkpoint's; one SAM never finds the features of another.
         cache: Where features are kept, and how many bytes this encoder may add.
 
     Raises:

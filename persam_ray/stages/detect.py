@@ -25,8 +25,8 @@ class DetectOptions:
 
     Attributes:
         device: `cuda` or `cpu`.
-        threads: Of torch on the CPU.
-        precision: Of the network.
+        threads: Torch's threads on the CPU.
+        precision: Type that the network computes in.
         limits: What is kept.
     """
 

@@ -24,7 +24,7 @@ class DecodedPhoto:
     """A row of PIXELS that a model can look at.
 
     Attributes:
-        index: Of the row in its table.
+        index: Position of the row in its table.
         size_hw: (h, w) of the original photo.
         pixels_hw3: uint8 RGB of the model frame, a view of the table's memory.
     """

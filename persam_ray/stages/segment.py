@@ -171,7 +171,7 @@ class _Question:
         method: Whose targets.
         instances: The answers, on their way.
         seconds: That asking took.
-        is_last: Of its batch.
+        is_last: Whether it is the last of its batch.
     """
 
     photos: Sequence[DecodedPhoto]

@@ -25,11 +25,11 @@ class SegmentOptions:
 
     Attributes:
         device: `cuda` or `cpu`.
-        threads: Of torch on the CPU.
+        threads: Torch's threads on the CPU.
         batch_size: Images in one pass of the encoder, at most. 1 on a CPU: a larger batch gains nothing there, and
             with 1 an image's result does not depend on its neighbours, to the last bit.
-        precision: Of the encoder.
-        guidance: Of PerSAM's attention.
+        precision: Type that SAM computes in.
+        guidance: Where PerSAM's attention map lies.
         cache: Where encoded photos are kept, and how much an actor may add; None for nowhere.
         fits_memory: Take fewer images at once where a GPU's free memory does not hold as many, each actor as it finds.
     """
@@ -63,11 +63,11 @@ def make_targets(
     """Make a method's targets, on the CPU; beside them, the seconds that it took, SAM being loaded.
 
     Args:
-        checkpoint: Of SAM.
+        checkpoint: SAM's weights.
         uri: Where it comes from, for messages.
         references: By category.
         options: How to segment.
-        name: Of the method.
+        name: Name of the method.
 
     Raises:
         CheckpointError: The tensors do not fit their layout.

@@ -55,12 +55,12 @@ class SamTrainingJob:
     """What every worker is told.
 
     Attributes:
-        backbone: Of timm.
+        backbone: Name of a timm model.
         start: URI of weights to start from, None for random ones.
         image_size: Side of the model's input, pixels.
-        settings: Of samples and optimiser.
-        precision: Of the arithmetic.
-        threads: Of torch on the CPU.
+        settings: Sample and optimiser settings.
+        precision: Type that the arithmetic uses.
+        threads: Torch's threads on the CPU.
         course: How long is trained.
     """
 

@@ -81,8 +81,8 @@ def train_epochs(
     Args:
         course: How long.
         model: As `ray.train.torch.prepare_model` returned it.
-        optimiser: Of its weights.
-        schedule: Of the learning rate.
+        optimiser: Updates the model's weights.
+        schedule: Sets the learning rate of each step.
         take_step: Given a step's number, takes it and returns losses by name and this worker's photos in it.
         save_model: Writes the trained weights; called once, by the first worker, after the last epoch.
     """

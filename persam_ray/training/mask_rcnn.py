@@ -58,9 +58,9 @@ class TrainingJob:
         backbone: A key of `mask_rcnn.model.BACKBONES`.
         categories: What to find.
         objects: What an object is, as in make_example.
-        settings: Of the optimiser and the augmentation.
-        precision: Of the network.
-        threads: Of torch on the CPU.
+        settings: Optimiser and augmentation settings.
+        precision: Type that the network computes in.
+        threads: Torch's threads on the CPU.
         course: How long is trained.
         load_start: Returns the weights to start from, None for random ones.
     """

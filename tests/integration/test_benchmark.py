@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from persam_ray.benchmark.rows import TITLES
+from persam_ray.benchmark.rows import RUNS, title_of
 from tests.integration.annotated import save_fashion
 from tests.integration.conftest import Job, manifest_of, rows_of
 
@@ -29,7 +29,7 @@ def compared(fashion: Path, sam_file: str, job: Job, tmp_path_factory: pytest.Te
     assert finished.status == 0, finished.stderr
     assert finished.left_behind == []
     table = finished.stderr[finished.stderr.index("method") :].splitlines()
-    assert [line.strip().split("  ")[0] for line in table[1:6]] == list(TITLES.values())
+    assert [line.strip().split("  ")[0] for line in table[1:6]] == list(map(title_of, RUNS))
     return output
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from persam_ray.benchmark.rows import TITLES
+from persam_ray.benchmark.rows import RUNS, title_of
 from tests.integration.conftest import Finished, finish, manifest_of, rows_of, start_job
 
 pytestmark = pytest.mark.ray
@@ -25,7 +25,7 @@ def compared(folder: Path) -> Finished:
 
 
 def test_the_benchmark_prints_the_table_and_says_where_the_report_is(compared: Finished, folder: Path) -> None:
-    assert all(title in compared.stderr for title in TITLES.values())
+    assert all(title_of(run) in compared.stderr for run in RUNS)
     page = folder / "demo" / "benchmark" / "report" / "index.html"
     assert str(page) in compared.stderr
     assert page.stat().st_size > 50_000
@@ -35,7 +35,7 @@ def test_the_benchmark_prints_the_table_and_says_where_the_report_is(compared: F
 
 def test_every_row_was_measured(compared: Finished, folder: Path) -> None:
     results = json.loads((folder / "demo" / "benchmark" / "benchmark.json").read_text())
-    assert [row["method"] for row in results["rows"]] == list(TITLES.values())
+    assert [row["method"] for row in results["rows"]] == list(map(title_of, RUNS))
     assert all(row["error"] is None for row in results["rows"])
     for row in results["rows"]:
         assert len(rows_of(folder / "demo" / "benchmark" / row["run"])) == 8

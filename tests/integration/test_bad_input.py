@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import scene
-from tests.integration.conftest import S3, Job, rows_of, save_photos
+from tests.integration.conftest import S3, Job, JobHere, rows_of, save_photos
 
 pytestmark = pytest.mark.ray
 
@@ -81,7 +81,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 @pytest.fixture(scope="module")
 def odd_rows(
-    job: Job, sam_file: str, reference: str, tmp_path_factory: pytest.TempPathFactory
+    job_here: JobHere, sam_file: str, reference: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, object]]:
     folder = tmp_path_factory.mktemp("odd names & 'quotes' [1]")
     for name, (content, _) in (GOOD | BAD).items():
@@ -89,7 +89,7 @@ def odd_rows(
     (folder / "vanished.jpg").symlink_to(folder / "nowhere.jpg")  # listed, and gone when it is read
     (folder / "notes.txt").write_text("not listed: no image suffix")
     output = tmp_path_factory.mktemp("out") / "run"
-    finished = job(
+    finished = job_here(
         "label", "--images", str(folder), "--output", str(output), "--sam", sam_file, "--reference", f"disc={reference}"
     )
     assert finished.status == 3, finished.stderr  # complete, with failed photos
@@ -211,7 +211,7 @@ def wrong_fraction(_: Path) -> dict[str, str]:
     ],
 )
 def test_what_cannot_work_ends_in_one_clear_line(
-    job: Job, sam_file: str, reference: str, tmp_path: Path, prepare: Prepare, says: str
+    job_here: JobHere, sam_file: str, reference: str, tmp_path: Path, prepare: Prepare, says: str
 ) -> None:
     save_photos(tmp_path / "photos", 1)
     (tmp_path / "case").mkdir()
@@ -221,9 +221,20 @@ def test_what_cannot_work_ends_in_one_clear_line(
         "--sam": sam_file,
         "--reference": f"disc={reference}",
     } | prepare(tmp_path / "case")
-    finished = job("label", *(text for pair in options.items() for text in pair))
+    finished = job_here("label", *(text for pair in options.items() for text in pair))
     one_line_error(finished.status, finished.stderr, says)
     assert not (tmp_path / "out" / "predictions").exists()
+
+
+def test_a_process_that_cannot_work_ends_with_status_1_and_the_line_of_a_worker(
+    job: Job, sam_file: str, reference: str, tmp_path: Path
+) -> None:
+    """Its own Ray, whose worker finds the error, adds nothing to the line."""
+    options = ("--output", str(tmp_path / "out"), "--sam", sam_file, "--reference", f"disc={reference}")
+    (tmp_path / "photos").mkdir()
+    finished = job("label", *repeated_parquet_key(tmp_path / "photos").popitem(), *options)
+    one_line_error(finished.status, finished.stderr, "two rows have the image_id 'same'")
+    assert finished.left_behind == []
 
 
 def one_line_error(status: int, stderr: str, says: str) -> None:
@@ -234,8 +245,8 @@ def one_line_error(status: int, stderr: str, says: str) -> None:
 
 
 @pytest.mark.s3
-def test_a_missing_bucket_is_named(job: Job, s3: S3, sam_file: str, reference: str, tmp_path: Path) -> None:
-    finished = job(
+def test_a_missing_bucket_is_named(job_here: JobHere, s3: S3, sam_file: str, reference: str, tmp_path: Path) -> None:
+    finished = job_here(
         "label", "--images", "s3://no-such-bucket/photos", "--output", str(tmp_path / "out"), "--sam", sam_file,
         "--reference", f"disc={reference}", env=s3.env,
     )  # fmt: skip
@@ -243,11 +254,13 @@ def test_a_missing_bucket_is_named(job: Job, s3: S3, sam_file: str, reference: s
 
 
 @pytest.mark.s3
-def test_a_wrong_credential_is_said_to_be_one(job: Job, s3: S3, sam_file: str, reference: str, tmp_path: Path) -> None:
+def test_a_wrong_credential_is_said_to_be_one(
+    job_here: JobHere, s3: S3, sam_file: str, reference: str, tmp_path: Path
+) -> None:
     s3.client().create_bucket(Bucket="guarded")
     s3.require_credentials()
     try:
-        finished = job(
+        finished = job_here(
             "label", "--images", "s3://guarded/photos", "--output", str(tmp_path / "out"), "--sam", sam_file,
             "--reference", f"disc={reference}", env=s3.env,
         )  # fmt: skip
@@ -257,9 +270,11 @@ def test_a_wrong_credential_is_said_to_be_one(job: Job, s3: S3, sam_file: str, r
 
 
 @pytest.mark.s3
-def test_an_empty_prefix_is_said_to_be_one(job: Job, s3: S3, sam_file: str, reference: str, tmp_path: Path) -> None:
+def test_an_empty_prefix_is_said_to_be_one(
+    job_here: JobHere, s3: S3, sam_file: str, reference: str, tmp_path: Path
+) -> None:
     s3.client().create_bucket(Bucket="empty")
-    finished = job(
+    finished = job_here(
         "label", "--images", "s3://empty/photos", "--output", str(tmp_path / "out"), "--sam", sam_file,
         "--reference", f"disc={reference}", env=s3.env,
     )  # fmt: skip

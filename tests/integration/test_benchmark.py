@@ -8,7 +8,7 @@ import pytest
 
 from persam_ray.benchmark.rows import RUNS, title_of
 from tests.integration.annotated import save_fashion
-from tests.integration.conftest import Job, manifest_of, rows_of
+from tests.integration.conftest import JobHere, manifest_of, rows_of
 
 pytestmark = pytest.mark.ray
 
@@ -22,12 +22,11 @@ def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compared(fashion: Path, sam_file: str, job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(fashion: Path, sam_file: str, job_here: JobHere, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("benchmark") / "run"
     images = ("--images", str(fashion), "--output", str(output))
-    finished = job("benchmark", *images, "--sam", sam_file, *TINY, "--detector-score-threshold", "0.0")
+    finished = job_here("benchmark", *images, "--sam", sam_file, *TINY, "--detector-score-threshold", "0.0")
     assert finished.status == 0, finished.stderr
-    assert finished.left_behind == []
     table = finished.stderr[finished.stderr.index("method") :].splitlines()
     assert [line.strip().split("  ")[0] for line in table[1:6]] == list(map(title_of, RUNS))
     return output
@@ -86,7 +85,9 @@ def test_filtered_rows_hold_no_small_parts_and_as_many_hits(compared: Path) -> N
             assert all(one["area"] >= 0.001 * row["height"] * row["width"] for one in row["instances"])
 
 
-def test_evaluating_a_row_again_gives_its_figures(compared: Path, fashion: Path, job: Job, tmp_path: Path) -> None:
+def test_evaluating_a_row_again_gives_its_figures(
+    compared: Path, fashion: Path, job_here: JobHere, tmp_path: Path
+) -> None:
     """The inline judging of the benchmark and the joining evaluate job are two ways to one number."""
     output = tmp_path / "eval"
     options = ("--predictions", str(compared / "persam_f"), "--objects", "component", "--output", str(output))
@@ -96,7 +97,7 @@ def test_evaluating_a_row_again_gives_its_figures(compared: Path, fashion: Path,
         for image_id in results_of(compared)["test_ids"]:
             name = image_id.removesuffix(".jpg") + suffix
             (subset / part / name).write_bytes((fashion / part / name).read_bytes())
-    finished = job("evaluate", "--images", str(subset), *options)
+    finished = job_here("evaluate", "--images", str(subset), *options)
     assert finished.status == 0, finished.stderr
     again, own = (json.loads((folder / "metrics.json").read_text()) for folder in (output, compared / "persam_f"))
     assert again == own
@@ -109,10 +110,12 @@ def test_the_page_is_there_with_its_photos(compared: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")  # it needs no network
 
 
-def test_a_row_that_fails_does_not_lose_the_others(fashion: Path, sam_file: str, job: Job, tmp_path: Path) -> None:
+def test_a_row_that_fails_does_not_lose_the_others(
+    fashion: Path, sam_file: str, job_here: JobHere, tmp_path: Path
+) -> None:
     output = tmp_path / "run"
     images = ("--images", str(fashion), "--output", str(output), "--sam", sam_file)
-    finished = job("benchmark", *images, *TINY[:-1], sam_file)  # a SAM is no start for Mask R-CNN
+    finished = job_here("benchmark", *images, *TINY[:-1], sam_file)  # a SAM is no start for Mask R-CNN
     assert finished.status == 1
     assert "error: 2 of 5 rows failed: mask_rcnn: Mask R-CNN cannot be trained on" in finished.stderr
     rows = {row["run"]: row for row in results_of(output)["rows"]}
@@ -143,11 +146,11 @@ def test_a_row_that_fails_does_not_lose_the_others(fashion: Path, sam_file: str,
     ],
 )
 def test_what_cannot_be_compared_is_said_before_any_training(
-    fashion: Path, sam_file: str, job: Job, tmp_path: Path, options: tuple[str, ...], message: str
+    fashion: Path, sam_file: str, job_here: JobHere, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     output = tmp_path / "run"
     images = ("--images", str(fashion), "--output", str(output), "--sam", sam_file, "--start", "none")
-    finished = job("benchmark", *images, *options)
+    finished = job_here("benchmark", *images, *options)
     assert finished.status == 1
     assert finished.stderr.strip().splitlines()[-1].startswith("error: ")
     assert message in finished.stderr

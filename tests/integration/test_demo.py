@@ -6,48 +6,35 @@ from pathlib import Path
 import pytest
 
 from persam_ray.benchmark.rows import RUNS, title_of
-from tests.integration.conftest import Finished, finish, manifest_of, rows_of, start_job
+from tests.integration.conftest import Ended, finish, manifest_of, rows_of, start_job
 
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("demo")
-
-
-@pytest.fixture(scope="module")
-def compared(folder: Path) -> Finished:
-    small = ("--train-images", "2", "--test-images", "8", "--steps", "2")
-    finished = finish(*start_job("benchmark", "--demo", *small, cwd=folder))
-    assert finished.status == 0, finished.stderr
-    return finished
-
-
-def test_the_benchmark_prints_the_table_and_says_where_the_report_is(compared: Finished, folder: Path) -> None:
-    assert all(title_of(run) in compared.stderr for run in RUNS)
-    page = folder / "demo" / "benchmark" / "report" / "index.html"
-    assert str(page) in compared.stderr
+def test_the_benchmark_prints_the_table_and_says_where_the_report_is(demo_benchmark: Ended, demo_folder: Path) -> None:
+    assert all(title_of(run) in demo_benchmark.stderr for run in RUNS)
+    page = demo_folder / "demo" / "benchmark" / "report" / "index.html"
+    assert str(page) in demo_benchmark.stderr
     assert page.stat().st_size > 50_000
-    assert compared.left_behind == []
-    assert len(list((folder / "demo" / "scenes" / "images").iterdir())) == 70
+    assert demo_benchmark.left_behind == []
+    assert len(list((demo_folder / "demo" / "scenes" / "images").iterdir())) == 70
 
 
-def test_every_row_was_measured(compared: Finished, folder: Path) -> None:
-    results = json.loads((folder / "demo" / "benchmark" / "benchmark.json").read_text())
+def test_every_row_was_measured(demo_benchmark: Ended, demo_folder: Path) -> None:
+    results = json.loads((demo_folder / "demo" / "benchmark" / "benchmark.json").read_text())
     assert [row["method"] for row in results["rows"]] == list(map(title_of, RUNS))
     assert all(row["error"] is None for row in results["rows"])
     for row in results["rows"]:
-        assert len(rows_of(folder / "demo" / "benchmark" / row["run"])) == 8
+        assert len(rows_of(demo_folder / "demo" / "benchmark" / row["run"])) == 8
 
 
-def test_the_label_job_finds_tops_in_the_photos_that_are_there(compared: Finished, folder: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (folder / "demo" / "scenes").rglob("*.*")}
-    finished = finish(*start_job("label", "--demo", cwd=folder))
+def test_the_label_job_finds_tops_in_the_photos_that_are_there(demo_benchmark: Ended, demo_folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (demo_folder / "demo" / "scenes").rglob("*.*")}
+    finished = finish(*start_job("label", "--demo", cwd=demo_folder))
     assert finished.status == 0, finished.stderr
     assert finished.left_behind == []
-    assert before == {path: path.stat().st_mtime_ns for path in (folder / "demo" / "scenes").rglob("*.*")}
-    run = folder / "demo" / "labels"
+    assert before == {path: path.stat().st_mtime_ns for path in (demo_folder / "demo" / "scenes").rglob("*.*")}
+    run = demo_folder / "demo" / "labels"
     assert manifest_of(run)["counts"]["images"] == 70
     top = json.loads((run / "metrics.json").read_text())["categories"]["top"]
     assert top["miou"] > 0.1  # its card says what to expect of the SAM that comes along

@@ -1,7 +1,7 @@
 """Figures travel with the rows: a task that is done twice and a display that is gone change none of them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from persam_ray.cluster import progress
 from persam_ray.cluster.labeling import ModelActors, label_images
 from persam_ray.cluster.plan import WorkerPlan, nodes, plan_workers
 from persam_ray.cluster.reading import read_rows
-from persam_ray.cluster.session import session
 from persam_ray.data.listing import open_dataset
 from persam_ray.images import resized_size_hw
 from persam_ray.stages.judge import JudgeOptions
@@ -53,9 +52,8 @@ class DiesOnce:
 
 
 @pytest.fixture(scope="module")
-def plan() -> Iterator[WorkerPlan]:
-    with session():
-        yield plan_workers(nodes(), actors=1)
+def plan(shared_ray: None) -> WorkerPlan:
+    return plan_workers(nodes(), actors=1)
 
 
 @pytest.mark.parametrize("is_watched", [True, False])

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.integration.annotated import save_fashion
-from tests.integration.conftest import Job
+from tests.integration.conftest import Job, JobHere
 
 pytestmark = pytest.mark.ray
 
@@ -21,9 +21,11 @@ def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(fashion: Path, job: Job, sam_file: str, reference: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(
+    fashion: Path, job_here: JobHere, sam_file: str, reference: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     output = tmp_path_factory.mktemp("labels") / "run"
-    finished = job(
+    finished = job_here(
         "label", "--images", str(fashion), "--output", str(output), "--sam", sam_file, "--reference", f"top={reference}"
     )
     assert finished.status == 0, finished.stderr
@@ -55,10 +57,10 @@ def changed(run: Path, folder: Path, rows: slice) -> Path:
     return folder
 
 
-def test_a_missing_row_is_an_error_that_names_it(run: Path, fashion: Path, job: Job, tmp_path: Path) -> None:
+def test_a_missing_row_is_an_error_that_names_it(run: Path, fashion: Path, job_here: JobHere, tmp_path: Path) -> None:
     missing = sorted(pq.read_table(run / "predictions")["image_id"].to_pylist()[1:])
     broken = changed(run, tmp_path / "broken", slice(0, 1))
-    finished = job(
+    finished = job_here(
         "evaluate", "--predictions", str(broken), "--images", str(fashion), "--output", str(tmp_path / "out")
     )
     assert finished.status == 1
@@ -69,8 +71,8 @@ def test_a_missing_row_is_an_error_that_names_it(run: Path, fashion: Path, job: 
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_a_category_that_nobody_has_is_an_error(run: Path, fashion: Path, job: Job, tmp_path: Path) -> None:
-    finished = job(
+def test_a_category_that_nobody_has_is_an_error(run: Path, fashion: Path, job_here: JobHere, tmp_path: Path) -> None:
+    finished = job_here(
         "evaluate", "--predictions", str(run), "--images", str(fashion), "--output", str(tmp_path / "out"),
         "--category", "dress",
     )  # fmt: skip

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from persam_ray.data.deepfashion import DEEPFASHION_CATEGORIES
 from tests.conftest import shared
-from tests.integration.conftest import Job, manifest_of, rows_of
+from tests.integration.conftest import JobHere, manifest_of, rows_of
 
 pytestmark = pytest.mark.ray
 
@@ -31,13 +31,13 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize(("method", "categories"), [("persam_f", ("top",)), ("persam", ("bag",))])
 def test_both_methods_give_the_known_figures_on_real_photos(
-    job: Job, tmp_path: Path, features: str, method: str, categories: tuple[str, ...]
+    job_here: JobHere, tmp_path: Path, features: str, method: str, categories: tuple[str, ...]
 ) -> None:
     fashion, sam = shared("fashion"), shared("street_sam.safetensors")
     references = [
         text for category in categories for text in ("--reference", reference_pair(fashion, category, tmp_path))
     ]
-    finished = job(
+    finished = job_here(
         "label", "--images", str(fashion), *references, "--sam", str(sam),
         "--output", str(tmp_path / "run"), "--method", method, "--precision", "float32", "--guidance", "official",
         "--feature-cache", features,

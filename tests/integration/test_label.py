@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from safetensors.numpy import load_file, save_file
 
 from persam_ray.data.schema import PREDICTIONS
-from tests.integration.conftest import Job, finish, manifest_of, rows_of, save_photos, start_job
+from tests.integration.conftest import JobHere, finish, manifest_of, rows_of, save_photos, start_job
 
 pytestmark = pytest.mark.ray
 
@@ -28,16 +28,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def labeled(photos: Path, job: Job, sam_file: str, reference: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def labeled(
+    photos: Path, job_here: JobHere, sam_file: str, reference: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """One run over all photos with two categories."""
     output = tmp_path_factory.mktemp("run") / "both"
-    finished = job(
+    finished = job_here(
         "label", "--images", str(photos), "--output", str(output), "--sam", sam_file,
         "--reference", f"disc={reference}", "--reference", f"other={reference}",
         "--feature-cache", str(output.parent / "features"),
     )  # fmt: skip
     assert finished.status == 0, finished.stderr
-    assert finished.left_behind == []
     assert "Traceback" not in finished.stderr
     assert f"{PHOTOS} images in" in finished.stderr
     assert "0 failed" in finished.stderr
@@ -88,10 +89,10 @@ def test_no_metrics_without_ground_truth(labeled: Path) -> None:
 
 
 def test_a_run_for_one_category_finds_all_features_and_what_the_run_for_two_found(
-    labeled: Path, photos: Path, job: Job, sam_file: str, reference: str, tmp_path: Path
+    labeled: Path, photos: Path, job_here: JobHere, sam_file: str, reference: str, tmp_path: Path
 ) -> None:
     both = rows_of(labeled)
-    alone = job(
+    alone = job_here(
         "label", "--images", str(photos), "--output", str(tmp_path / "one"), "--sam", sam_file,
         "--reference", f"other={reference}", "--feature-cache", str(labeled.parent / "features"),
     )  # fmt: skip
@@ -108,11 +109,11 @@ def test_a_run_for_one_category_finds_all_features_and_what_the_run_for_two_foun
 
 
 def test_a_run_with_other_references_is_refused_and_nothing_touched(
-    labeled: Path, photos: Path, job: Job, sam_file: str, reference: str
+    labeled: Path, photos: Path, job_here: JobHere, sam_file: str, reference: str
 ) -> None:
     options = ("--images", str(photos), "--output", str(labeled), "--sam", sam_file, "--reference", f"disc={reference}")
     before = manifest_of(labeled)
-    refused = job("label", *options)
+    refused = job_here("label", *options)
     assert refused.status == 1
     said = f"error: --output {labeled}: holds a run whose categories was ['disc', 'other'], and now is ['disc']"
     assert refused.stderr.splitlines()[-1].startswith(said)
@@ -128,16 +129,15 @@ def without_a_tensor(sam_file: str, path: Path) -> str:
 
 
 def test_a_stopped_job_goes_on_and_then_labels_only_what_is_new(
-    labeled: Path, photos: Path, job: Job, sam_file: str, reference: str, tmp_path: Path
+    labeled: Path, photos: Path, job_here: JobHere, sam_file: str, reference: str, tmp_path: Path
 ) -> None:
     images, output = tmp_path / "images", tmp_path / "out"
     shutil.copytree(photos, images)
     references = ("--reference", f"disc={reference}", "--reference", f"other={reference}")
     options = ("--images", str(images), "--output", str(output), *references, "--sam")
     damaged = without_a_tensor(sam_file, tmp_path / "damaged.safetensors")
-    failed = job("label", *options, damaged)  # found while the actors start
+    failed = job_here("label", *options, damaged)  # found while the actors start
     assert failed.status == 1
-    assert failed.left_behind == []
     lines = failed.stderr.splitlines()
     assert lines[-1].startswith(f"error: {damaged}: the checkpoint's mask_decoder.* tensors do not fit")
     assert all(line.startswith("labeling: ") for line in lines[:-1])
@@ -153,7 +153,7 @@ def test_a_stopped_job_goes_on_and_then_labels_only_what_is_new(
     assert not (output / "manifest.json").exists()
     done = len(rows_of(output))
 
-    finished = job("label", *options)
+    finished = job_here("label", *options)
     assert finished.status == 0, finished.stderr
     assert f"{done} of {PHOTOS} images are labeled, {PHOTOS - done} to go" in finished.stderr
     assert without_versions(rows_of(output)) == without_versions(rows_of(labeled))
@@ -162,7 +162,7 @@ def test_a_stopped_job_goes_on_and_then_labels_only_what_is_new(
     (images / removed).unlink()
     shutil.copy(images / new, images / "new.png")
     shutil.copy(images / new, images / changed)
-    finished = job("label", *options)
+    finished = job_here("label", *options)
     assert finished.status == 0, finished.stderr
     manifest, rows = manifest_of(output), rows_of(output)
     assert [run["labeled"] for run in manifest["runs"][1:]] == [PHOTOS - done, 2]

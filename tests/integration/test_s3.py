@@ -13,13 +13,13 @@ from persam_ray.images import resize_longest_side
 from persam_ray.sam.model import Sam
 from persam_ray.stages.feature_cache import HITS, MISSES, CachedEncoder, FeatureCache, open_cache
 from tests.conftest import scene
-from tests.integration.conftest import S3, Job, rows_of, save_photos
+from tests.integration.conftest import S3, JobHere, rows_of, save_photos
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3]
 
 
 def test_photos_references_weights_and_results_in_a_bucket(
-    job: Job, s3: S3, sam_file: str, reference: str, tmp_path: Path
+    job_here: JobHere, s3: S3, sam_file: str, reference: str, tmp_path: Path
 ) -> None:
     client = s3.client()
     client.create_bucket(Bucket="labels")
@@ -30,17 +30,16 @@ def test_photos_references_weights_and_results_in_a_bucket(
     for name, path in (("cup.png", image), ("cup_mask.png", mask), ("sam.safetensors", sam_file)):
         client.upload_file(path, "labels", name)
 
-    sharded = job(
+    sharded = job_here(
         "shard", "--images", "s3://labels/in", "--output", "s3://labels/shards", "--images-per-shard", "7", env=s3.env
     )
     assert sharded.status == 0, sharded.stderr
-    labeled = job(
+    labeled = job_here(
         "label", "--images", "s3://labels/shards", "--output", "s3://labels/run/", "--sam", "s3://labels/sam.safetensors",
         "--reference", "cup=s3://labels/cup.png,s3://labels/cup_mask.png",
         "--feature-cache", "s3://labels/features", env=s3.env,
     )  # fmt: skip
     assert labeled.status == 0, labeled.stderr
-    assert labeled.left_behind == []
 
     filesystem = pafs.S3FileSystem(
         access_key="test", secret_key="test", endpoint_override=s3.url.removeprefix("http://"), scheme="http"

@@ -14,7 +14,7 @@ import torch
 from persam_ray.mask_rcnn.few_shot import make_optimiser
 from persam_ray.mask_rcnn.settings import FewShotSettings
 from tests.integration.annotated import save_fashion
-from tests.integration.conftest import MARK, S3, Job, finish, manifest_of, rows_of, start_job
+from tests.integration.conftest import MARK, S3, JobHere, finish, manifest_of, rows_of, start_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3]
 
@@ -80,11 +80,11 @@ def test_training_leaves_weights_a_history_a_checkpoint_and_a_manifest(trained: 
 
 
 def test_a_trained_detector_labels_with_the_rows_of_any_labeler(
-    trained: Path, fashion: Path, s3: S3, job: Job, tmp_path: Path
+    trained: Path, fashion: Path, s3: S3, job_here: JobHere, tmp_path: Path
 ) -> None:
     assert trained.exists()
     images = ("--images", str(fashion), "--output", str(tmp_path / "labels"))
-    finished = job("predict_mask_rcnn", *images, "--checkpoint", RUN, "--least-score", "0.0", env=s3.env)
+    finished = job_here("predict_mask_rcnn", *images, "--checkpoint", RUN, "--least-score", "0.0", env=s3.env)
     assert finished.status == 0, finished.stderr
     rows = rows_of(tmp_path / "labels")
     assert set(rows) == {f"p{index:02}.jpg" for index in range(4)}
@@ -127,11 +127,11 @@ def workers(mark: str) -> Iterator[psutil.Process]:
     ],
 )
 def test_what_cannot_be_trained_on_is_said_before_any_training(
-    fashion: Path, job: Job, tmp_path: Path, options: tuple[str, ...], message: str
+    fashion: Path, job_here: JobHere, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     output = tmp_path / "run"
     images = ("--images", str(fashion), "--output", str(output))
-    finished = job("train_mask_rcnn", *images, "--start", "none", *options)
+    finished = job_here("train_mask_rcnn", *images, "--start", "none", *options)
     assert finished.status == 1
     assert finished.stderr.strip().splitlines()[-1].startswith("error: ")
     assert message in finished.stderr

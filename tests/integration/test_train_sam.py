@@ -9,7 +9,7 @@ import pytest
 
 from persam_ray.data.checkpoints import read_checkpoint
 from persam_ray.sam.model import Sam
-from tests.integration.conftest import Job, finish, start_job
+from tests.integration.conftest import Job, JobHere, finish, start_job
 
 pytestmark = pytest.mark.ray
 
@@ -53,8 +53,8 @@ def test_its_weights_are_a_sam(trained: Path) -> None:
     assert sam.image_size_px == 128
 
 
-def test_going_on_with_other_options_is_refused(trained: Path, job: Job) -> None:
-    finished = job("train_sam", "--output", str(trained), *TINY, "--resume", "--learning-rate", "1e-4")
+def test_going_on_with_other_options_is_refused(trained: Path, job_here: JobHere) -> None:
+    finished = job_here("train_sam", "--output", str(trained), *TINY, "--resume", "--learning-rate", "1e-4")
     assert finished.status == 1
     assert "--resume: the run at" in finished.stderr
     assert "learning_rate was 0.0005" in finished.stderr

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.conftest import Ended
+
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +58,10 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_its_command_labels_the_demo_from_any_folder(installed: Path, tmp_path: Path) -> None:
+def test_its_command_labels_the_demo_from_any_folder(
+    installed: Path, demo_benchmark: Ended, demo_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(demo_folder / "demo" / "scenes", tmp_path / "demo" / "scenes")  # drawn once for all tests
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:

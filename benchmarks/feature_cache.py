@@ -30,6 +30,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import boto3
 import numpy as np
@@ -100,7 +101,9 @@ def s3_bucket() -> Iterator[str]:
 
 def prepared(sam: Sam, photos: list[Path]) -> tuple[pa.Table, Target]:
     """Return PIXELS rows of photos, and a target: the middle of the first."""
-    rows = [dict.fromkeys(READ.names) | {"image_id": photo.name, "image": photo.read_bytes()} for photo in photos]
+    rows: list[dict[str, Any]] = [
+        dict.fromkeys(READ.names) | {"image_id": photo.name, "image": photo.read_bytes()} for photo in photos
+    ]
     decode = DecodeImages(partial(resized_size_hw, image_size_px=sam.image_size_px))
     image_hw3 = decode_image(rows[0]["image"])
     height, width = image_hw3.shape[:2]

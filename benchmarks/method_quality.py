@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from persam_ray.cluster.references import load_reference
 from persam_ray.data.annotations import category_mask
@@ -22,9 +23,11 @@ from persam_ray.data.listing import open_dataset
 from persam_ray.images import decode_image, resize_longest_side
 from persam_ray.methods import persam, persam_f
 from persam_ray.methods.answers import RawMask
+from persam_ray.methods.persam import PersamTarget
+from persam_ray.methods.persam_f import PersamFTarget
 from persam_ray.methods.references import encode_references
 from persam_ray.sam.model import Sam
-from persam_ray.types import BoolArray, Target
+from persam_ray.types import BoolArray, Frame
 
 PRESENT_FRACTION = 0.005
 
@@ -89,7 +92,7 @@ def judge_all(sam: Sam, dataset: Dataset, references: Mapping[str, str]) -> dict
 
 
 def methods(
-    sam: Sam, features: object, frames: object, target: Target, target_f: Target
+    sam: Sam, features: torch.Tensor, frames: Sequence[Frame], target: PersamTarget, target_f: PersamFTarget
 ) -> Iterator[tuple[str, RawMask | None]]:
     """Yield each method's name and its mask for one photo."""
     yield "persam, official", persam.segment(sam, features, frames, [target], "official").wait()[0][0]

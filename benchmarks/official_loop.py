@@ -32,7 +32,7 @@ def main() -> None:
     output = Path(options.output)
     output.mkdir(parents=True)
     modules = build_modules(read_checkpoint(options.sam))
-    modules.image_encoder.img_size = modules.image_size_px  # SamPredictor asks for it; only the package's ViT has it
+    modules.image_encoder.img_size = modules.image_size_px  # type: ignore[assignment]  # SamPredictor asks for it; only the package's ViT has it
     parts = modules.image_encoder, modules.prompt_encoder, modules.mask_decoder
     predictor = SamPredictor(Sam(*parts, list(PIXEL_MEAN), list(PIXEL_STD)))
     predictor.set_image(opened(Path(options.reference.split(",")[0])))

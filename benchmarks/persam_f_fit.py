@@ -53,7 +53,7 @@ def main() -> None:
         alpha = 0.25 * truth + 0.75 * (1 - truth)
         cross_entropy = F.binary_cross_entropy_with_logits(mixed, truth, reduction="none")
         optimizer.zero_grad()
-        (dice + (alpha * cross_entropy * (1 - p_t) ** 2).mean()).backward()
+        (dice + (alpha * cross_entropy * (1 - p_t) ** 2).mean()).backward()  # type: ignore[no-untyped-call]  # torch's
         optimizer.step()
     official_s = (time.perf_counter() - started_s) * STEPS / options.official_steps
 

@@ -23,9 +23,11 @@ from persam_ray.data.deepfashion import from_index_map
 from persam_ray.data.weights import locate
 from persam_ray.images import decode_image, resize_longest_side
 from persam_ray.methods import persam, persam_f
+from persam_ray.methods.persam import PersamTarget
+from persam_ray.methods.persam_f import PersamFTarget
 from persam_ray.methods.references import encode_references
 from persam_ray.sam.model import Sam
-from persam_ray.types import BoolArray, ByteArray, Reference, Target
+from persam_ray.types import BoolArray, ByteArray, Reference
 
 PRESENT_FRACTION = 0.005
 PRECISIONS: tuple[Precision, ...] = ("float32", "auto", "bfloat16")
@@ -69,7 +71,7 @@ def annotated(folder: Path, category: str) -> Iterator[tuple[ByteArray, BoolArra
 
 
 def labels(
-    sam: Sam, photos: list[tuple[ByteArray, BoolArray]], target: Target, target_f: Target
+    sam: Sam, photos: list[tuple[ByteArray, BoolArray]], target: PersamTarget, target_f: PersamFTarget
 ) -> dict[str, list[BoolArray]]:
     """Return each method's mask of every photo, empty where nothing was found."""
     found: dict[str, list[BoolArray]] = {method: [] for method in METHODS}

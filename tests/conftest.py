@@ -55,7 +55,7 @@ def scene(height: int, width: int, seed: int = 0) -> ByteArray:
 def disc(height: int, width: int) -> np.ndarray:
     """Return the mask of the disc that `scene` draws."""
     y, x = np.mgrid[:height, :width]
-    return (y - height / 2) ** 2 + (x - width / 2) ** 2 < (min(height, width) / 4) ** 2
+    return np.asarray((y - height / 2) ** 2 + (x - width / 2) ** 2 < (min(height, width) / 4) ** 2)
 
 
 @pytest.fixture(scope="session")

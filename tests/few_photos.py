@@ -56,4 +56,6 @@ def average_precision_50(examples: Sequence[Example], found: Sequence[Sequence[S
         for example, instances in zip(examples, found, strict=True)
     ]
     summary, _ = evaluate_shard(pairs, ["shape"], score_threshold=0.5)
-    return accumulate(summary).overall["ap50"]
+    ap50 = accumulate(summary).overall["ap50"]
+    assert ap50 is not None
+    return ap50

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -17,8 +18,10 @@ from persam_ray.metrics.summary import ShardSummary, merge
 from persam_ray.types import BoolArray
 
 CATEGORIES = ("top", "bag", "hat", "never")
-TWELVE = ("map", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-TWELVE += ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
+TWELVE = (
+    "map", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
+    "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large",
+)  # fmt: skip
 SIZE_HW = (130, 170)
 
 
@@ -78,11 +81,12 @@ def random_pairs(seed: int, images: int = 60) -> list[ImagePair]:
 def run_cocoeval(pairs: Sequence[ImagePair], categories: Sequence[str], max_detections: int = 100) -> COCOeval:
     """Run pycocotools on everything at once, with image ids in the order of the images' hashes."""
     category_ids = {name: number for number, name in enumerate(categories, 1)}
-    images, truths, predictions = [], [], []
+    images, truths, predictions = list[Any](), list[Any](), list[Any]()
     for number, pair in enumerate(sorted(pairs, key=lambda pair: image_key(pair.image_id)), 1):
         height, width = pair.size_hw
         images.append({"id": number, "height": height, "width": width, "file_name": pair.image_id})
-        for item in (*pair.truths, *pair.predictions):
+        items: list[TruthInstance | PredictedInstance] = [*pair.truths, *pair.predictions]
+        for item in items:
             segmentation = {"size": [height, width], "counts": item.rle}
             annotation = {"image_id": number, "category_id": category_ids[item.category], "segmentation": segmentation}
             if isinstance(item, PredictedInstance):

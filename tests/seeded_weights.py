@@ -35,7 +35,7 @@ def _draw(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> 
     if "positional_encoding_gaussian_matrix" in name:
         values = noise
     elif name.endswith("running_var"):
-        values = 1.0 + 0.1 * np.abs(noise)
+        values = (1.0 + 0.1 * np.abs(noise)).astype(np.float32)
     elif name.endswith("bn.weight"):
         values = 1.0 + 0.1 * noise
     elif name.endswith("bias"):

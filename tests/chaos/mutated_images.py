@@ -127,7 +127,8 @@ def edit_header(content: bytes, generator: np.random.Generator) -> bytes:
     order = "little" if generator.integers(2) else "big"
     start = int(generator.integers(2, HEADER_BYTES))
     value = int(generator.choice(SIZES)) % 2 ** (8 * width)
-    return content[:start] + value.to_bytes(width, order) + content[start + width :]
+    changed: bytes = content[:start] + value.to_bytes(width, order) + content[start + width :]
+    return changed
 
 
 def exchange(content: bytes, generator: np.random.Generator) -> bytes:

@@ -75,7 +75,8 @@ def labeled(name: str, proxy: FaultyProxy, outage: Outage | None = None) -> tupl
     options = by_the_demo_sam("s3://bucket/scenes", f"s3://bucket/{name}")
     environment = {"AWS_ENDPOINT_URL": proxy.url}
     attempts = 1
-    ended = label(options, *([outage] if outage else []), environment=environment)
+    watch = {"on_progress": outage} if outage else {}
+    ended = label(options, environment=environment, **watch)
     while ended.status and attempts < ATTEMPTS:
         console.print(f"{name}: {ended.summary}, {ended.done} done: {ended.said.strip().splitlines()[-1]}")
         if outage:

@@ -41,7 +41,7 @@ def two_nodes() -> Iterator[tuple[str, psutil.Process]]:
 
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
-        other = cluster.add_node(**NODE)
+        other = cluster.add_node(**NODE)  # type: ignore[arg-type]  # Ray's own options by name
         yield cluster.address, psutil.Process(other.all_processes["raylet"][0].process.pid)
     finally:
         cluster.shutdown()

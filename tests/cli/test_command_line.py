@@ -37,6 +37,7 @@ def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str], config
         parse(config, arguments)
     if isinstance(ended.value, ConfigError):
         return str(ended.value)
+    assert isinstance(ended.value, SystemExit)
     assert ended.value.code == 2
     captured = capsys.readouterr()
     return " ".join((captured.out + captured.err).split())

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ class Oracle(Sam):
     def encode(self, resized: Sequence[np.ndarray]) -> torch.Tensor:
         return torch.zeros(len(resized), 1, 1, 1)
 
-    def decode(self, features_bchw: torch.Tensor, points: Points, **prompts: torch.Tensor | None) -> MaskCandidates:
+    def decode(self, features_bchw: torch.Tensor, points: Points, **prompts: Any) -> MaskCandidates:
         boxes = prompts["box_n4"]
         answers = []
         for index in range(len(features_bchw)):
@@ -68,7 +69,7 @@ def test_a_large_object_counts_more_in_the_sum_and_as_much_in_the_mean(scenes: l
         striped(scenes[0]), object_map_hw=stripes, object_labels=("",) * 3, object_groups=(0, 0, 0), group_labels=("",)
     )
     oracle = Oracle(two)
-    oracle.to_original = lambda low_khw, _frame: low_khw if low_khw[1, 0, 0] > 0 else low_khw * 0 - 1  # type: ignore[method-assign]
+    oracle.to_original = lambda low_khw, _frame: low_khw if low_khw[1, 0, 0] > 0 else low_khw * 0 - 1  # type: ignore[method-assign, assignment]
     quality = evaluate(oracle, [two])  # the small one is never found
     assert (quality.by_point, quality.by_box, quality.targets) == (0.5, 0.5, 2)
     assert (quality.summed_by_point, quality.summed_by_box) == (0.75, 0.75)

@@ -1,6 +1,7 @@
 """Muon: its matrices' steps against torch's own, convolutions as matrices, AdamW's share, and going on from a state."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,8 @@ def test_a_convolution_is_a_matrix_with_a_row_for_each_output() -> None:
 def test_the_other_groups_are_adamws() -> None:
     matrix, ours, theirs = (nn.Parameter(torch.ones(6, 6)) for _ in range(3))
     given = gradients((6, 6))
-    mixed = MuonAdamW([{"params": [matrix], "muon": True}, {"params": [ours]}], lr=RATE, weight_decay=DECAY)
+    groups: list[dict[str, Any]] = [{"params": [matrix], "muon": True}, {"params": [ours]}]
+    mixed = MuonAdamW(groups, lr=RATE, weight_decay=DECAY)
     with_both = after(mixed, [matrix, ours], [step * 2 for step in given])
     alone = after(AdamW([theirs], lr=RATE, weight_decay=DECAY), [theirs], given)
     torch.testing.assert_close(with_both[1], alone[0], rtol=0, atol=0)

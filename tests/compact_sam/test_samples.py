@@ -44,7 +44,7 @@ def test_samples_follow_from_the_seed(scenes: list[Scene]) -> None:
 
 
 def test_prompts_and_masks_of_a_sample_agree(scenes: list[Scene]) -> None:
-    kinds = Counter()
+    kinds: Counter[tuple[int, ...]] = Counter()
     for seed in range(30):
         sample = make_sample(scenes[seed % len(scenes)], SAMPLES, seed)
         height, width, _ = sample.image_hw3.shape

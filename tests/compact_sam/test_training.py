@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -329,6 +330,6 @@ def test_without_prompts_the_encoder_alone_learns(views: list[Views]) -> None:
         ({"learning_rate": 0}, "learning_rate must be in"),
     ],
 )
-def test_bad_settings_are_refused(changed: dict[str, float], message: str) -> None:
+def test_bad_settings_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SETTINGS, **changed)

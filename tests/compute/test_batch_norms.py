@@ -1,6 +1,7 @@
 """Batch norms are folded where that is exact, and nowhere else."""
 
 import copy
+from typing import Any
 
 import pytest
 import timm
@@ -20,6 +21,8 @@ def randomised(module: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             nn.init.normal_(norm.running_mean, std=0.3)
             nn.init.uniform_(norm.running_var, 0.5, 2)
             nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -34,7 +37,7 @@ def norms_of(module: nn.Module) -> int:
 @pytest.mark.parametrize("name", ["cs3darknet_s", "mobilenetv2_035", "resnet18"])
 @torch.inference_mode()
 def test_a_backbones_norms_are_all_folded(name: str) -> None:
-    backbone = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), pretrained=False)
+    backbone: Any = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), pretrained=False)
     encoder = randomised(CompactEncoder(backbone, tuple(backbone.feature_info.channels())))
     images = torch.randn(2, 3, 96, 128)
     expected = encoder(images)

@@ -1,6 +1,7 @@
 """Layers with packed weights against plain ones."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 
 from persam_ray.compute.packed_layers import pack_within, packed
 
-ROUNDED = {  # bfloat16 keeps 8 bits of results near 1, and sums come in another order
+# bfloat16 keeps 8 bits of results near 1, and sums come in another order
+ROUNDED: dict[torch.dtype, dict[str, Any]] = {
     torch.bfloat16: {"rtol": 0.01, "atol": 0.004},
     torch.float32: {"rtol": 1e-4, "atol": 1e-5},
 }
@@ -21,10 +23,10 @@ def linear(bias: bool = True, dtype: torch.dtype = torch.bfloat16) -> nn.Linear:
     return nn.Linear(64, 96, bias=bias).to(dtype).requires_grad_(False)
 
 
-def convolution(dtype: torch.dtype, kernel: int = 3, **options: int | str) -> nn.Conv2d:
+def convolution(dtype: torch.dtype, kernel: int = 3, **options: Any) -> nn.Conv2d:
     torch.manual_seed(0)
-    layer = nn.Conv2d(32, 48, kernel, **options).to(dtype, memory_format=torch.channels_last)  # type: ignore[arg-type]
-    return layer.requires_grad_(False)
+    layer = nn.Conv2d(32, 48, kernel, **options).to(dtype)
+    return layer.to(memory_format=torch.channels_last).requires_grad_(False)
 
 
 def image(dtype: torch.dtype, size_hw: tuple[int, int] = (12, 20)) -> Tensor:
@@ -57,7 +59,7 @@ def test_results_are_the_plain_layers(shape: tuple[int, ...], bias: bool, dtype:
     "options",
     [{"kernel": 1}, {"padding": 1}, {"padding": 1, "stride": 2}, {"padding": 2, "dilation": 2}, {"bias": False}],
 )
-def test_a_packed_convolution_gives_the_plain_ones_results(options: dict[str, int], dtype: torch.dtype) -> None:
+def test_a_packed_convolution_gives_the_plain_ones_results(options: dict[str, Any], dtype: torch.dtype) -> None:
     plain, x = convolution(dtype, **options), image(dtype)
     found = packed_alone(plain, x)
     assert not isinstance(found, nn.Conv2d)
@@ -67,7 +69,7 @@ def test_a_packed_convolution_gives_the_plain_ones_results(options: dict[str, in
 
 
 @pytest.mark.parametrize("options", [{"groups": 4}, {"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}])
-def test_convolutions_that_gain_nothing_stay_as_they_are(options: dict[str, int | str]) -> None:
+def test_convolutions_that_gain_nothing_stay_as_they_are(options: dict[str, Any]) -> None:
     plain = convolution(torch.float32, **options)
     assert packed_alone(plain, image(torch.float32)) is plain
 
@@ -85,7 +87,8 @@ def test_where_torch_has_no_such_operators_a_layer_stays_as_it_is(
     def answer(x: Tensor, *_: object) -> Tensor:
         if missing:
             raise AttributeError(f"'_OpNamespace' 'mkldnn' object has no attribute '{operator}'")
-        return plain(x.flip(-1))
+        answered: Tensor = plain(x.flip(-1))
+        return answered
 
     monkeypatch.setattr(torch.ops.mkldnn, operator, answer)
     plain: nn.Linear | nn.Conv2d

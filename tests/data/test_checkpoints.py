@@ -78,7 +78,7 @@ def test_what_training_scripts_wrap_around_weights_is_taken_off(tmp_path: Path, 
 def test_bfloat16_becomes_float32_and_float16_stays(tmp_path: Path) -> None:
     uri = saved(tmp_path / "a.pth", {"b": HALVES.bfloat16(), "h": HALVES.half()})
     tensors = read_checkpoint(uri).tensors
-    assert (tensors["b"].dtype, tensors["h"].dtype) == (np.float32, np.float16)
+    assert (tensors["b"].dtype, tensors["h"].dtype) == (np.dtype(np.float32), np.dtype(np.float16))
     np.testing.assert_array_equal(tensors["b"], HALVES.numpy())
 
 

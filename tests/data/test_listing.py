@@ -288,8 +288,8 @@ def test_a_file_that_coco_lists_and_nobody_has_is_a_row_with_an_error(tmp_path: 
 
 def changed(*path: str | int, value: object = ...) -> dict[str, Any]:
     """Return the COCO content with one value set, or deleted."""
-    content: Any = coco_content()
-    target = content
+    content = coco_content()
+    target: Any = content
     for step in path[:-1]:
         target = target[step]
     if value is ...:

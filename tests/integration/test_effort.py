@@ -16,10 +16,12 @@ from persam_ray.cluster.plan import WorkerPlan, nodes, plan_workers
 from persam_ray.cluster.reading import read_rows
 from persam_ray.data.listing import open_dataset
 from persam_ray.images import resized_size_hw
+from persam_ray.stages.detect import DetectOptions
 from persam_ray.stages.judge import JudgeOptions
 from persam_ray.stages.progress import Report
 from persam_ray.stages.rows import TableLabels
 from persam_ray.stages.write import Run
+from persam_ray.types import DetectionLimits
 from tests.integration.conftest import rows_of, save_photos
 
 pytestmark = pytest.mark.ray
@@ -31,7 +33,7 @@ SECONDS = 0.25  # that the stage below says each photo took
 class DiesOnce:
     """A model that finds nothing, and whose process dies with the second table that any of its actors is given."""
 
-    def __init__(self, load: Callable[[], Path], _options: None, report: Report) -> None:
+    def __init__(self, load: Callable[[], Path], _options: DetectOptions, report: Report) -> None:
         self._folder = load()
         self._report = report
 
@@ -71,7 +73,9 @@ def test_a_retried_task_and_a_lost_display_change_no_figure(
     monkeypatch.setattr(progress, "start_counter", start_counter)
     dataset = open_dataset(str(save_photos(tmp_path / "photos", PHOTOS)))
     (tmp_path / "calls").mkdir()
-    actors = ModelActors(DiesOnce, partial(Path, tmp_path / "calls"), None, partial(resized_size_hw, image_size_px=64))
+    options = DetectOptions("cpu", 1, "float32", DetectionLimits())
+    frame_hw = partial(resized_size_hw, image_size_px=64)
+    actors = ModelActors(DiesOnce, partial(Path, tmp_path / "calls"), options, frame_hw)
     run = Run(str(tmp_path / "run"), "persam", JudgeOptions(("cup",)))
     labeled = label_images(read_rows(dataset, plan), PHOTOS, actors, {"": run}, plan)
 

@@ -55,7 +55,7 @@ def test_both_methods_give_the_known_figures_on_real_photos(
 
 def truth_of(fashion: Path, image_id: str, category: str) -> np.ndarray:
     index_map = np.asarray(Image.open(fashion / "segm" / f"{Path(image_id).stem}_segm.png"))
-    return index_map == DEEPFASHION_CATEGORIES.index(category)
+    return np.asarray(index_map == DEEPFASHION_CATEGORIES.index(category))
 
 
 def reference_pair(fashion: Path, category: str, folder: Path) -> str:

@@ -134,7 +134,7 @@ def test_a_stopped_job_goes_on_and_then_labels_only_what_is_new(
     images, output = tmp_path / "images", tmp_path / "out"
     shutil.copytree(photos, images)
     references = ("--reference", f"disc={reference}", "--reference", f"other={reference}")
-    options = ("--images", str(images), "--output", str(output), *references, "--sam")
+    options: tuple[str, ...] = ("--images", str(images), "--output", str(output), *references, "--sam")
     damaged = without_a_tensor(sam_file, tmp_path / "damaged.safetensors")
     failed = job_here("label", *options, damaged)  # found while the actors start
     assert failed.status == 1

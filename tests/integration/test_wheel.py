@@ -65,7 +65,7 @@ def test_its_command_labels_the_demo_from_any_folder(
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [installed / "bin" / name, *arguments]
+        command = [str(installed / "bin" / name), *arguments]
         return subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
 
     assert str(installed) in run("python", "-c", "import persam_ray; print(persam_ray.__file__)").stdout

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from persam_ray.data.checkpoints import read_checkpoint
@@ -43,7 +44,7 @@ START = "mobilenet_v2_imagenet.safetensors"
         ({"masks_nhw": np.zeros((1, 96, 128), bool)}, "mask 0 is empty"),
     ],
 )
-def test_an_example_that_cannot_be_right_is_refused(wrong: dict[str, np.ndarray], message: str) -> None:
+def test_an_example_that_cannot_be_right_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(two_photos()[0], **wrong)
 
@@ -71,7 +72,7 @@ def test_a_category_that_no_example_holds_is_named() -> None:
     "wrong",
     [{"steps": 0}, {"photos_per_step": 0}, {"learning_rate": 0.0}, {"warmup": 1.5}, {"scale": 0.9}, {"hue": 0.6}],
 )
-def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
         FewShotSettings(**wrong)
 
@@ -192,7 +193,7 @@ def _worker(rank: int, folder: str) -> None:
 
 
 def test_two_workers_have_the_gradient_of_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    spawn(_worker, args=(str(tmp_path),), nprocs=2)
     found = torch.load(tmp_path / "gradients.pt")
     expected = gradients(exact_losses(), step_of_four())
     assert_same_gradients(found, expected)

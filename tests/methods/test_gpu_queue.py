@@ -83,7 +83,8 @@ def test_masks_are_asked_for_without_waiting(gpu_sam: Sam, method: Any) -> None:
         else:
             target = PersamTarget("cup", torch.empty(256, device=CUDA), torch.empty(256, device=CUDA))
             masks = persam.segment(gpu_sam, features_bchw, frames, [target] * 3, method)
-    scores_2n, *masks_hw = masks._download  # type: ignore[misc]  # the fixture's
+    download: Any = masks._download  # the fixture's
+    scores_2n, *masks_hw = download
     assert scores_2n.shape == (2, 6)
     assert [tuple(mask_hw.shape) for mask_hw in masks_hw] == 3 * [(90, 120)] + 3 * [(300, 100)]
     assert {mask_hw.device.type for mask_hw in masks_hw} == {"cuda"}

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from persam_ray.images import decode_image, decode_mask, resize_longest_side
 from persam_ray.methods import persam, persam_f
+from persam_ray.methods.persam_f import PersamFTarget
 from persam_ray.methods.references import encode_references
 from persam_ray.sam.model import Sam
-from persam_ray.types import Checkpoint, Frame, MaskCandidates, Points, Reference, Target
+from persam_ray.types import Checkpoint, Frame, MaskCandidates, Points, Reference
 from tests.seeded_weights import fill, official_decoder, official_sam, seeded
 
 PARITY = Path(__file__).parents[1] / "parity"
@@ -42,7 +43,8 @@ def sam() -> Sam:
 
 
 def official(shape: str, method: str) -> NpzFile:
-    return np.load(PARITY / shape / f"{method}.npz")
+    content: NpzFile = np.load(PARITY / shape / f"{method}.npz")
+    return content
 
 
 def reference(shape: str) -> Reference:
@@ -52,7 +54,7 @@ def reference(shape: str) -> Reference:
 
 
 @cache
-def fitted(sam: Sam, shape: str) -> Target:
+def fitted(sam: Sam, shape: str) -> PersamFTarget:
     return persam_f.make_target_f(sam, encode_references(sam, [reference(shape)]))
 
 

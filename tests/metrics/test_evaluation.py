@@ -6,6 +6,7 @@ import itertools
 import json
 import pickle
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -32,6 +33,9 @@ from tests.image_pairs import (
 )
 
 # --- agreement with pycocotools --------------------------------------------------------------------------------------
+
+
+InstanceT = TypeVar("InstanceT", TruthInstance, PredictedInstance)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -322,11 +326,11 @@ def test_summaries_that_do_not_belong_together_are_refused() -> None:
     ],
 )
 def test_an_instance_that_cannot_be_is_refused_with_its_image_and_place(
-    truths: list[tuple[object, ...]], predictions: list[tuple[object, ...]], message: str
+    truths: list[tuple[Any, ...]], predictions: list[tuple[Any, ...]], message: str
 ) -> None:
     good = encode_rle(rectangle(1, 1, 3, 3))
 
-    def build(kind: type, rows: list[tuple[object, ...]]) -> tuple[object, ...]:
+    def build(kind: type[InstanceT], rows: list[tuple[Any, ...]]) -> tuple[InstanceT, ...]:
         return tuple(kind(category, good if rle is None else rle, *rest) for category, rle, *rest in rows)
 
     with pytest.raises(ValueError, match=message):

@@ -37,6 +37,7 @@ def test_a_difference_is_that_of_the_metrics_and_lies_in_its_interval(statistic:
         assert result.difference == pytest.approx(values[0] - values[1], abs=1e-12)
         assert result.low is not None
         assert result.high is not None
+        assert result.difference is not None
         assert result.low <= result.difference <= result.high
         assert result.resamples == 300
         assert bootstrap_difference(in_shards(pairs, 7), theirs, statistic, category=category, resamples=300) == result
@@ -95,7 +96,7 @@ def test_precision_with_weights_is_that_of_repeated_detections() -> None:
     for _ in range(50):
         true_d, weights_d = rng.random(40) < 0.6, rng.integers(0, 4, 40)
         repeated_d = np.repeat(true_d, weights_d)
-        weighted = precision_at_recalls(true_d * weights_d, ~true_d * weights_d, 90)
+        weighted = precision_at_recalls(true_d * weights_d.astype(float), ~true_d * weights_d.astype(float), 90)
         np.testing.assert_allclose(weighted, precision_at_recalls(repeated_d, ~repeated_d, 90), atol=1e-12)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from persam_ray.benchmark.rows import FailedRow, Row, as_json, charts, table
+from persam_ray.benchmark.rows import AnyRow, FailedRow, Row, as_json, charts, table
 from persam_ray.console import show_table
 from persam_ray.data.dataset import Dataset
 from persam_ray.data.listing import open_dataset
@@ -79,7 +79,7 @@ def page(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("benchmark")
     rows = [write_run(folder, dataset, method, shift) for method, shift in (("persam", 12), ("persam_f", 1))]
     runs = [MethodRun(method, str(folder / method), JUDGE) for method in ("persam", "persam_f")]
-    all_rows = [*rows, FailedRow("mask_rcnn", "no <luck>")]
+    all_rows: list[AnyRow] = [*rows, FailedRow("mask_rcnn", "no <luck>")]
     uri = write_benchmark_report(str(folder), dataset, results(all_rows, dataset), runs, charts(all_rows, "top"))
     return Path(uri).read_text(encoding="utf-8")
 

@@ -79,12 +79,13 @@ def test_a_run_is_gone_on_with_only_by_the_same(tmp_path: Path) -> None:
     assert not (tmp_path / "manifest.json").exists()
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "part-0000000000000000.parquet").write_bytes(b"")
-    for changed, says in [
+    changes: list[tuple[dict[str, object], str]] = [
         ({"--method": "persam_f"}, "--method was persam, and now is persam_f"),
         ({"--reference-ids": ["b"]}, r"--reference-ids was \['a'\], and now is \['b'\]"),
         ({"references": {"top": ["sha256:2"]}}, "whose references differ"),
         ({"new": 1.0}, "new was None, and now is 1.0"),
-    ]:
+    ]
+    for changed, says in changes:
         with pytest.raises(OutputError, match=says):
             begin_run(str(tmp_path), identity | changed, "3")
 

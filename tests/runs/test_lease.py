@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ def test_a_living_job_keeps_others_out(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(lease, "RENEWED_EVERY_S", 0.1)
     with Lease(str(tmp_path)) as held:
         renewed = json.loads((tmp_path / lease.FILE).read_text())
-        monkeypatch.setattr(lease.socket, "gethostname", lambda: "another machine")
+        monkeypatch.setattr(socket, "gethostname", lambda: "another machine")
         with (
             pytest.raises(LeaseError, match=rf"another job writes there \(process {os.getpid()} on "),
             Lease(str(tmp_path)),
@@ -43,7 +44,7 @@ def test_a_living_job_keeps_others_out(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_lease_of_a_process_that_has_ended_here_is_taken_at_once(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    held_by(tmp_path, host=lease.socket.gethostname(), pid=int(ended.stdout), **lease._processes())
+    held_by(tmp_path, host=socket.gethostname(), pid=int(ended.stdout), **lease._processes())
     started_s = time.monotonic()
     with Lease(str(tmp_path)) as held:
         held.check()
@@ -88,7 +89,7 @@ def test_a_process_of_another_container_is_not_told_by_its_number(
 ) -> None:
     monkeypatch.setattr(lease, "DEAD_AFTER_S", 2.5)
     here = lease._processes() | {"namespace": "pid:[1]"}
-    held_by(tmp_path, host=lease.socket.gethostname(), pid=os.getpid(), **here)
+    held_by(tmp_path, host=socket.gethostname(), pid=os.getpid(), **here)
     started_s = time.monotonic()
     with Lease(str(tmp_path)):
         assert time.monotonic() - started_s > 2

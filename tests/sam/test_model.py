@@ -1,6 +1,7 @@
 """SAM built from a checkpoint's tensors gives what `segment_anything`'s own modules give."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,7 +126,7 @@ def street_like() -> Sam:
 
 def compact_checkpoint(metadata: Mapping[str, str] | None = None) -> Checkpoint:
     torch.manual_seed(0)
-    backbone = timm.create_model("mobilenetv2_035", features_only=True, out_indices=(2, 3, 4), pretrained=False)
+    backbone: Any = timm.create_model("mobilenetv2_035", features_only=True, out_indices=(2, 3, 4), pretrained=False)
     encoder = CompactEncoder(backbone, tuple(backbone.feature_info.channels()))
     parts = official_sam(image_size=128, embed_dim=8, depth=1, heads=1, global_blocks=())
     named = {"image_encoder": encoder, "prompt_encoder": parts.prompt_encoder, "mask_decoder": parts.mask_decoder}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from persam_ray.compute.precision import Precision
 from persam_ray.data.checkpoints import read_checkpoint
-from persam_ray.data.storage import StorageError
+from persam_ray.data.storage import StorageError, read_bytes
 from persam_ray.data.weights import locate
 from persam_ray.images import resize_longest_side
 from persam_ray.runs.effort import CacheOutcome, CacheUse
@@ -211,7 +211,6 @@ def test_a_cache_that_fails_costs_no_photo_and_is_given_up(
     photos = photos_of(small_sam, 6)
     encoder = CachedEncoder(small_sam, "sha256:a", FeatureCache(str(tmp_path / "cache"), GB))
     read: list[str] = []
-    read_bytes = cached_encoder.read_bytes
 
     def counting(uri: str) -> bytes:
         read.append(uri)
@@ -276,7 +275,8 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_the_option(tmp_pa
 
 
 def test_the_end_is_told_in_one_line_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
-    outcomes: list[CacheOutcome] = ["hit"] * 7 + ["miss"] * 3 + ["not_kept"] * 2
+    counts: dict[CacheOutcome, int] = {"hit": 7, "miss": 3, "not_kept": 2}
+    outcomes = [outcome for outcome, count in counts.items() for _ in range(count)]
     use = CacheUse.of(outcomes, [None, "s3://me:pw@b/x: no", "another"])
     assert use == CacheUse(7, 5, 2, "s3://b/x: no")
     tell_cache_use("s3://me:pw@b", use)

@@ -51,6 +51,7 @@ def joined(image_id: str, **fields: Any) -> dict[str, Any]:
 
 def matched(folder: Path, *rows: dict[str, Any], **options: Any) -> dict[str, Any]:
     stage = MatchImages(str(folder), JudgeOptions(("cup",), **options), "run", "photos")
+    row: dict[str, Any]
     (row,) = (row for table in stage(pa.Table.from_pylist(list(rows), schema=JOINED)) for row in table.to_pylist())
     return row
 

@@ -1,5 +1,6 @@
 """The stage that holds SAM: each photo is encoded once, failed rows pass through, order is kept."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -169,6 +170,11 @@ def test_a_question_asked_before_the_last_answer_is_taken_changes_no_answer(
 
 def test_so_many_items_are_made_before_the_first_is_taken() -> None:
     made: list[int] = []
-    items = (made.append(number) or number for number in range(4))
-    taken = [(number, len(made)) for number in _ahead(items, 1)]
+
+    def items() -> Iterator[int]:
+        for number in range(4):
+            made.append(number)
+            yield number
+
+    taken = [(number, len(made)) for number in _ahead(items(), 1)]
     assert taken == [(0, 2), (1, 3), (2, 4), (3, 4)]

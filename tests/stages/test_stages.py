@@ -39,10 +39,11 @@ def read_table(*rows: dict[str, Any]) -> pa.Table:
 # --- decoding --------------------------------------------------------------------------------------------------------
 
 
-def decoded(*rows: dict[str, Any], image_size_px: int = 24) -> list[dict[str, Any]]:
-    table = DecodeImages(partial(resized_size_hw, image_size_px=image_size_px))(read_table(*rows))
+def decoded(*given: dict[str, Any], image_size_px: int = 24) -> list[dict[str, Any]]:
+    table = DecodeImages(partial(resized_size_hw, image_size_px=image_size_px))(read_table(*given))
     assert table.schema == PIXELS
-    return table.to_pylist()
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
 def test_photos_become_the_resized_pixels_of_the_model_frame() -> None:

@@ -1,113 +1,28 @@
-from functools import partial
+"""Writing: one file for each call and run, named after its keys; one summary row of each."""
+
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-from persam_ray.data.annotations import from_mask
 from persam_ray.data.parquet import ParquetShard
-from persam_ray.data.schema import IMAGES, MATCHES, PREDICTIONS, READ, instance_row, prediction_row
-from persam_ray.images import decode_image, resize_longest_side, resized_size_hw
+from persam_ray.data.schema import IMAGES, MATCHES, PREDICTIONS, instance_row, prediction_row
 from persam_ray.metrics.scores import metrics_of
 from persam_ray.runs.counts import Counts
 from persam_ray.runs.effort import CacheUse, Effort
-from persam_ray.stages.decode import DecodeImages
 from persam_ray.stages.judge import JudgeOptions
-from persam_ray.stages.tables import LABELED, PIXELS, WRITTEN
+from persam_ray.stages.tables import LABELED, WRITTEN
 from persam_ray.stages.write import Run, WriteImages, WritePredictions
 from persam_ray.types import Segmentation
-from tests.encoded_images import encoded
-
-PHOTO = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-ENCODED = encoded(PHOTO)
-MASK = np.zeros((40, 60), np.bool_)
-MASK[10:20, 10:30] = True  # 200 pixels
-CUP = from_mask("cup", MASK)
-
-
-def read_row(image_id: str, **fields: Any) -> dict[str, Any]:
-    return {"image_id": image_id, "image": ENCODED, **fields}
-
-
-def read_table(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=READ)
-
-
-# --- decoding --------------------------------------------------------------------------------------------------------
-
-
-def decoded(*given: dict[str, Any], image_size_px: int = 24) -> list[dict[str, Any]]:
-    table = DecodeImages(partial(resized_size_hw, image_size_px=image_size_px))(read_table(*given))
-    assert table.schema == PIXELS
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
-
-
-def test_photos_become_the_resized_pixels_of_the_model_frame() -> None:
-    (row,) = decoded(read_row("a"))
-    pixels = np.frombuffer(row["pixels"], np.uint8).reshape(row["pixels_height"], row["pixels_width"], 3)
-    np.testing.assert_array_equal(pixels, resize_longest_side(decode_image(ENCODED), 24))
-    assert (row["pixels_height"], row["pixels_width"]) == (16, 24)
-    assert (row["height"], row["width"], row["error"]) == (40, 60, None)
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"image": b""}, r"the file is empty (0 bytes)"),
-        ({"image": None}, r"the file is empty (0 bytes)"),
-        ({"image": b"text"}, "not an image"),
-        ({"image": ENCODED[:500]}, "the image is damaged"),
-        ({"image": b"", "error": "the file cannot be read: gone"}, "the file cannot be read: gone"),
-    ],
-)
-def test_a_bad_photo_is_a_row_with_its_error_among_the_good(fields: dict[str, Any], reason: str) -> None:
-    first, bad, last = decoded(read_row("a"), read_row("b") | fields, read_row("c"))
-    assert [row["image_id"] for row in (first, bad, last)] == ["a", "b", "c"]
-    assert (first["error"], last["error"]) == (None, None)
-    assert first["pixels"] == last["pixels"]
-    assert reason in bad["error"]
-    assert (bad["pixels"], bad["height"], bad["width"]) == (None, None, None)
-
-
-def test_annotations_travel_with_their_photo() -> None:
-    with_truth, without, empty = decoded(
-        read_row("a", annotations=[CUP], height=40, width=60), read_row("b"), read_row("c", annotations=[])
-    )
-    assert with_truth["annotations"] == [CUP]
-    assert (without["annotations"], empty["annotations"]) == (None, [])
-    assert [row["error"] for row in (with_truth, without, empty)] == [None] * 3
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"annotations": [CUP], "height": 60, "width": 40}, "for an image of 40 x 60 pixels, but the photo is 60 x 40"),
-        ({"annotations": [CUP | {"rle": "922"}]}, "annotation of 'cup': the run-length string covers"),
-        ({"annotations": [CUP | {"rle": None}]}, "lacks its category or its mask"),
-        ({"annotations": [None]}, "lacks its category or its mask"),
-    ],
-)
-def test_truth_that_does_not_fit_is_an_error_of_the_image_whose_size_is_known(
-    fields: dict[str, Any], reason: str
-) -> None:
-    (row,) = decoded(read_row("a", **fields))
-    assert reason in row["error"]
-    assert (row["height"], row["width"], row["pixels"]) == (40, 60, None)
-
-
-def test_a_stated_size_without_annotations_is_of_no_account() -> None:
-    (row,) = decoded(read_row("a", height=7, width=9))
-    assert (row["error"], row["height"], row["width"]) == (None, 40, 60)
-
-
-# --- predictions -----------------------------------------------------------------------------------------------------
+from tests.stages.read_rows import CUP, MASK, read_row, read_table
 
 FOUND = MASK.copy()
+
+
 FOUND[10:20, 10:20] = False  # 100 of the 200 pixels
+
+
 INSTANCE = Segmentation("cup", FOUND, (20.0, 10.0, 30.0, 20.0), 0.5, similarity=0.75, predicted_iou=0.25)
 
 
@@ -252,8 +167,6 @@ def test_each_run_takes_the_rows_of_its_method_and_may_drop_small_parts(tmp_path
     ((kept,),) = pq.read_table(tmp_path / "filtered" / "predictions")["instances"].to_pylist()
     assert (kept["area"], kept["box_xyxy"], kept["rle"]) == (200, [10.0, 10.0, 30.0, 20.0], CUP["rle"])
 
-
-# --- shards ----------------------------------------------------------------------------------------------------------
 
 Reported = list[tuple[int, int]]
 

@@ -66,7 +66,7 @@ def disc_reference() -> Reference:
 @pytest.fixture(scope="session")
 def shape_detector() -> MaskRcnn:
     model = tiny_model()
-    train(model, two_photos(), FewShotSettings(steps=80, learning_rate=1e-3, scale=1.2))
+    train(model, two_photos(), FewShotSettings(steps=50, learning_rate=1e-3, scale=1.2))
     return model
 
 

@@ -27,7 +27,7 @@ def two_points(batch: int) -> Points:
 @pytest.mark.parametrize(
     ("embed_dim", "depth", "heads", "global_blocks", "window", "image_size"),
     [
-        (768, 12, 12, (2, 5, 8, 11), 14, 1024),  # ViT-B
+        (768, 12, 12, (2, 5, 8, 11), 14, 512),  # ViT-B, on a quarter of its pixels
         (48, 3, 3, (1,), 5, 128),
         (64, 2, 4, (), 4, 128),  # no global block
         (32, 2, 2, (0, 1), 14, 192),  # global blocks only

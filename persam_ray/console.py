@@ -65,7 +65,7 @@ def show_progress(title: str, total: int, counts: DoneAndFailed) -> Iterator[Non
     """Show the progress of the block within: a bar on a terminal, a line every 15 seconds in a log.
 
     Args:
-        title: What is being done.
+        title: Name of the work.
         total: Number of images.
         counts: Returns images done and, among them, failed; called from another thread.
     """

@@ -87,8 +87,7 @@ def as_mask(image: Image.Image) -> BoolArray:
     """Return a mask that Pillow has opened as (h, w) bool, upright by its EXIF orientation as its photo is.
 
     True where any channel is not zero, or the palette index is not; never where alpha is zero. In a JPEG, whose
-    compression leaves specks of gray in the background, only what is brighter than half of its brightest sample is
-    True.
+    compression leaves specks of gray in the background, only pixels brighter than half of the brightest are True.
     """
     is_jpeg = image.format in {"JPEG", "MPO"}
     with warnings.catch_warnings():

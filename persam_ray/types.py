@@ -234,7 +234,7 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class DetectionLimits:
-    """What of all that a detector finds in a photo is kept.
+    """Limits on which of a detector's instances are kept.
 
     Attributes:
         score: Only instances whose class probability is above it, in [0, 1).

@@ -1,4 +1,4 @@
-"""What is left to do of a run: the photos that are listed against the rows that are there.
+"""What is left to do in a run: the listed photos are compared with the rows that exist.
 
 A photo is done when a row has its key and its version. Rows of another version (the file was replaced, or could not be
 read) and rows that are there twice (a writer was killed between two files) are dropped before any work; rows of photos
@@ -31,7 +31,7 @@ from persam_ray.runs.reconcile import Keys, Verdict, reconcile
 
 @dataclass(frozen=True)
 class Ledger:
-    """What is there and what is left.
+    """How much of a run exists, and how much is left.
 
     Attributes:
         images: Photos that are listed.

@@ -26,7 +26,7 @@ def counted_progress(title: str, total: int) -> Iterator[Report]:
     """Show the progress of the work within.
 
     Args:
-        title: What is being done.
+        title: Name of the work.
         total: Number of images.
 
     Yields:

@@ -1,7 +1,7 @@
 """What a Segment Anything Model learns from: a drawn scene, cropped and recoloured, and masks to ask it for.
 
 A scene of 560 x 384 pixels comes in; a photo with its longest side at the model's image size (512 x 351 x 3 bytes) and
-8 masks of 128 x 128 go out, each with its first prompt. Names of categories play no part. All that is random follows
+8 masks of 128 x 128 go out, each with its first prompt. Names of categories play no part. Every random choice follows
 from a seed.
 
 Suffixes: h w rows and columns, k target masks. Pixels are of the model frame: resized, before padding; a cell is

@@ -108,7 +108,7 @@ Fetched = Mapping[str, bytes | StorageError]
 
 
 def _fetched(uris: Sequence[str]) -> Fetched:
-    """Return the files' contents, cut off right behind what is allowed."""
+    """Return the files' contents, cut off one byte after the largest size allowed."""
     return dict(zip(uris, read_many(uris, MAX_FILE_BYTES + 1), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Everything that touches a path or a URL, through fsspec: local paths, s3://, and whatever fsspec knows.
+"""Everything that touches a path or a URL, through fsspec: local paths, s3://, and every other protocol of fsspec.
 
 Credentials and endpoints come from the environment, as for every S3 tool (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
 Writes are atomic: a reader finds a whole file or none.

@@ -9,7 +9,7 @@
 
 A step's loss is the mean of its photos' losses, each computed alone (torchvision would pad photos to a common size and
 average over all boxes sampled in a batch). Workers take equal shares of a step's photos, so the mean of their gradients
-is the gradient of the step. All that is random follows from (seed, epoch, image_id): neither the number of workers nor
+is the gradient of the step. Every random choice follows from (seed, epoch, image_id): neither the number of workers nor
 the order in which examples were read changes it.
 
 Suffixes name the axes: h w rows and columns, n instances.
@@ -75,7 +75,7 @@ def make_batch(
     """Return one worker's augmented photos of a step.
 
     Photos come in epochs, each in an order of its own, laid end to end: a step may hold the end of one and the start of
-    the next, so steps are of one size, whatever the number of examples.
+    the next, so all steps have one size for any number of examples.
 
     Raises:
         ValueError: A step's photos cannot be shared evenly.

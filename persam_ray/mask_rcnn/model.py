@@ -90,7 +90,7 @@ BACKBONES = {
 
 @dataclass(frozen=True)
 class MaskRcnnSpec:
-    """All that is needed to build a model again around its tensors.
+    """The settings that are needed to rebuild a model around its tensors.
 
     Attributes:
         backbone: One of BACKBONES.

@@ -29,12 +29,12 @@ def predict(
     images: Sequence[ByteArray],
     limits: DetectionLimits = DEFAULT_LIMITS,
 ) -> list[list[Segmentation]]:
-    """Find instances. What is found in a photo does not depend on the photos beside it.
+    """Find instances. A photo's result does not depend on the photos beside it.
 
     Args:
         model: On any device; it is left in evaluation mode.
         images: (h, w, 3) uint8 RGB, of any sizes.
-        limits: What is kept.
+        limits: Which instances are kept.
 
     Returns:
         For each photo its instances by falling score; those with no pixel above probability 0.5 are left out.

@@ -1,4 +1,4 @@
-"""What PerSAM and PerSAM-F answer: a mask and its scores for each image and target, on their way from the device."""
+"""The masks and scores that PerSAM and PerSAM-F give for each image and target, on their way from the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -186,7 +186,7 @@ def segment(
 ) -> PendingMasks:
     """Segment targets in a batch of images: three decoder calls, for all targets on the features of all images.
 
-    A GPU is not waited for: no number decides on the host what is done next.
+    There is no GPU-to-CPU synchronisation between features and masks.
 
     Returns:
         For each image and each target its mask, or none where a step found nothing.

@@ -33,7 +33,7 @@ class ReferenceEncoder:
 
     Args:
         sam: The model.
-        references: All that will be asked for, each once; features are let go of with a photo's last reference.
+        references: Every reference that will be requested, each once; features are freed after a photo's last one.
     """
 
     def __init__(self, sam: Sam, references: Iterable[Reference]) -> None:

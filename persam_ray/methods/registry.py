@@ -29,7 +29,7 @@ TITLES: dict[str, str] = {MASK_RCNN: "Mask R-CNN", "persam": "PerSAM", "persam_f
 """What people read for a name."""
 
 FILTERED = "_filtered"
-"""What is appended to a method's name where a run drops the small parts of its masks."""
+"""Suffix of a method's name where a run drops the small parts of its masks."""
 
 
 class Method(Protocol):
@@ -54,7 +54,7 @@ class Method(Protocol):
 
         Args:
             sam: The model.
-            photos: As SAM has encoded them.
+            photos: Photos that SAM has encoded.
             targets: What `learn` returned, for one or more categories.
 
         Raises:

@@ -49,9 +49,9 @@ def bootstrap_difference(
     """Compare two methods by the paired percentile bootstrap: images are drawn with replacement, for both alike.
 
     Args:
-        method: Its summary of all images.
-        baseline: That of the other method: the same images, categories and truth.
-        statistic: As in `accumulate`; `ap50` keeps copies of an image together among equal scores.
+        method: The summary of a method, over all images.
+        baseline: The summary of the other method: the same images, categories and truth.
+        statistic: A figure of `accumulate`; `ap50` keeps copies of an image together among equal scores.
         category: One category; None for the overall figure.
         resamples: At least 1; AP50 takes fewer, down to 100, where detections times resamples would exceed AP_WORK.
         seed: Seeds the generator; besides the images, the result depends on nothing else.

@@ -73,7 +73,7 @@ class Matching:
         predictions_d: Positions in the ImagePair.
         truths_g: Positions in the ImagePair.
         scores_d: Falling.
-        crowd_g: Which truths are crowd regions.
+        crowd_g: True where a truth is a crowd region.
         ious_dg: In [0, 1]; over a crowd region, the part of the prediction that lies in it.
         ignored_ag: Truths that do not count in an area range.
         match_atd: The truth (place in g) that a prediction took, -1 for none.

@@ -178,7 +178,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def mean_of_defined(values: Sequence[float] | FloatArray) -> FloatArray:
-    """Return the mean over the first axis of what is not NaN, NaN where nothing is."""
+    """Return the mean over the first axis, ignoring NaN; NaN where every value is NaN."""
     array = np.asarray(values, dtype=np.float64)
     defined = ~np.isnan(array)
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""What is left of evaluated images when the masks are gone: plain arrays that merge, and travel as bytes.
+"""Summaries of evaluated images, without masks: plain arrays that merge, and travel as bytes.
 
 40 bytes for each predicted instance, 56 for each image and category that occurs in it, 8 for each image: a million
 predictions on a hundred thousand images are about 50 MB.
@@ -60,7 +60,7 @@ TALLY = np.dtype(
 
 @dataclass(frozen=True, eq=False)
 class ShardSummary:
-    """What is left of evaluated images when the masks are gone; plain arrays, cheap to send.
+    """A summary of evaluated images, without masks: plain arrays, cheap to send.
 
     Attributes:
         categories: The categories evaluated.

@@ -57,7 +57,7 @@ class JobConfig(OutputConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """All that the job reads, but the weights."""
+        """Everything that the job reads, except the weights."""
         return tuple(uri for uri in (self.images, self.annotations) if uri)
 
 
@@ -79,7 +79,7 @@ class LabelingConfig(JobConfig):
     """Workers that hold the model; by default one for each GPU, without GPUs one for each CPU if memory allows."""
 
     log: Literal["text", "json"] = "text"
-    """What is told on the way: lines for people, or JSON lines with the run's id for what gathers logs."""
+    """How the job reports: lines for people, or JSON lines with the run's id for log collectors."""
 
     gpus: int | None = None
     """GPUs to plan for, on a cluster that starts nodes as they are needed; by default those that are there."""

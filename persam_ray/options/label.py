@@ -84,7 +84,7 @@ class LabelConfig(LabelingConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """All that the job reads, but the weights."""
+        """Everything that the job reads, except the weights."""
         return self._photos if self.feature_cache is None else (*self._photos, self.feature_cache)
 
     @property

@@ -81,7 +81,7 @@ class TrainingConfig(JobConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """All that the job reads, the start weights among it."""
+        """Everything that the job reads, the start weights included."""
         named = {"auto", "none", "coco", "imagenet"}
         return super().inputs if self.start in named else (*super().inputs, self.start)
 

@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page, of the benchmark or of a labeling run. No Ray here: it is built in a task.
 
 The page needs no network and no other file, follows the viewer's light or dark theme, and stays under MAX_PAGE_BYTES
-whatever the number of images: at most a few dozen photos, each of bounded size. All that comes from data is escaped,
+whatever the number of images: at most a few dozen photos, each of bounded size. All text from data is escaped,
 and a content security policy lets no script run but ours.
 """
 

@@ -1,7 +1,7 @@
 """What labeling some photos took: seconds by step, and what came of the feature cache.
 
 It travels beside the rows, and the writer adds it up for each file: so a photo is counted once, by the attempt whose
-row was kept, whatever was tried again and whoever watched.
+row was kept, even where a task was tried again or the display was lost.
 """
 
 from __future__ import annotations

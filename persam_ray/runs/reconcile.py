@@ -45,13 +45,13 @@ class Verdict:
 
 
 def reconcile(keys: Keys, versions: Keys, sizes: npt.NDArray[np.int64], parts: Sequence[Part]) -> tuple[Verdict, Keys]:
-    """Compare what is listed with what is there.
+    """Compare the listed photos with the rows of a run.
 
     Args:
         keys: image_key of each photo, shard by shard; no two alike.
         versions: Its version_key.
         sizes: Photos of each shard.
-        parts: What is there.
+        parts: The run's part files.
 
     Returns:
         The verdict, and the keys that are done, sorted.

@@ -1,4 +1,4 @@
-"""How many images a GPU's memory holds: found by encoding one, whatever the encoder."""
+"""How many images a GPU's memory holds: one is encoded, and its memory measured."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ def images_that_fit(sam: Sam, most: int) -> int:
 
     Args:
         sam: On a GPU.
-        most: What is wanted.
+        most: Largest batch wanted, in images.
     """
     torch.cuda.reset_peak_memory_stats(sam.device)
     before_bytes = torch.cuda.memory_allocated(sam.device)

@@ -36,10 +36,10 @@ class Sam:
     Args:
         checkpoint: The weights; the architecture is read from them.
         device: Where to compute; `cuda`, `cpu`, ...
-        precision: Of what is computed for each cell of an image; prompt tokens and scores are always float32. In
-            float32 the numbers are the official ones. `auto` is bfloat16 where that is faster and does not show: not
-            in convolutional encoders, with which masks then agree to 0.92 with those of float32, and to 0.98 without
-            (`benchmarks/precision.py`).
+        precision: Type that the work at each image cell is done in; prompt tokens and scores are always float32. In
+            float32 the numbers are the official ones. `auto` is bfloat16 where that is faster and masks stay the same;
+            convolutional encoders stay in float32, because in bfloat16 masks agree with float32's to 0.92 only,
+            against 0.98 (`benchmarks/precision.py`).
 
     Attributes:
         image_size_px: Side of the square input.

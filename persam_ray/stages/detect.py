@@ -27,7 +27,7 @@ class DetectOptions:
         device: `cuda` or `cpu`.
         threads: Torch's threads on the CPU.
         precision: Type that the network computes in.
-        limits: What is kept.
+        limits: Which instances are kept.
     """
 
     device: str

@@ -8,7 +8,7 @@ One object for each photo, 2 MB for ViT-B in bfloat16, 4 MB in float32, 0.6 MB f
 
 Packing many into one object would save requests, and cost what makes this simple: writers need not know of each other,
 and any object may be deleted at any time. The name follows from the pixels of the model frame, not from the photo's
-file: they are what the encoder sees, whatever decoded and resized them, and to hash 2 MB takes 2 ms.
+file, because the encoder sees pixels, whichever library decoded them. Hashing 2 MB takes 2 ms.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class FeatureCache:
 def open_cache(uri: str | None, limit_gb: float) -> FeatureCache | None:
     """Make sure that a cache can be used, before any work, and see how full it is.
 
-    Nothing is ever removed: what is kept longest is as good as what is newest, and of more photos than there is room
-    for, the first ones stay hits in every run.
+    Nothing is ever removed: old features are as good as new ones. When there are more photos than room, the first ones
+    stay hits in every run.
 
     Args:
         uri: Value of --feature-cache; None for no cache.

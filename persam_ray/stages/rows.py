@@ -75,7 +75,7 @@ class TableLabels:
 
         Args:
             step: Its name.
-            photos: All that it was done for.
+            photos: The photos that it was done for.
             seconds: What it took.
             methods: Whose rows have them; None for all, which share the step.
         """

@@ -1,4 +1,4 @@
-"""Training by Ray Train, whatever the model: epochs, checkpoints in storage, one history, workers that are lost.
+"""Training by Ray Train, for any model: epochs, checkpoints in storage, one history, lost workers.
 
 A worker or node that is lost costs the epoch it was in: all workers start again from the last checkpoint in storage.
 """
@@ -39,7 +39,7 @@ class TrainingError(PersamRayError, ValueError):
 
 @dataclass(frozen=True)
 class Course:
-    """How long is trained, and what is left behind.
+    """How long training takes, and which files it leaves.
 
     Attributes:
         steps: Optimiser steps.

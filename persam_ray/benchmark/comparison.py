@@ -1,9 +1,17 @@
 """Compare Mask R-CNN trained on a few images with PerSAM given one of them, on the same test images."""
 
-from typing import Any
-
-from persam_ray.benchmark.contenders import Contest, mask_rcnn_rows, persam_rows
-from persam_ray.benchmark.rows import AnyRow, BenchmarkError, FailedRow, Row, as_json, charts, in_order, table, title_of
+from persam_ray.benchmark.contenders import Contest, run_mask_rcnn, run_persam
+from persam_ray.benchmark.rows import (
+    AnyResult,
+    BenchmarkError,
+    FailedMethod,
+    MethodResult,
+    as_json,
+    charts,
+    in_order,
+    table,
+    title_of,
+)
 from persam_ray.benchmark.split import (
     Annotated,
     Split,
@@ -27,6 +35,7 @@ from persam_ray.errors import BadReferenceError
 from persam_ray.options.base import split_ids
 from persam_ray.options.benchmark import BenchmarkConfig
 from persam_ray.report.benchmark_page import MethodRun, write_benchmark_report
+from persam_ray.report.results import BenchmarkResults
 from persam_ray.runs.directory import prepare_output
 from persam_ray.types import Reference
 
@@ -35,7 +44,7 @@ def compare(config: BenchmarkConfig) -> None:
     """Split the photos, train and label by each method, compare, and write the table and the report.
 
     Raises:
-        BenchmarkError: A method failed; the others' rows and the report are written all the same.
+        BenchmarkError: A method failed; the others' results and the report are written all the same.
     """
     dataset = open_dataset(config.images, config.format, config.annotations)
     output = prepare_output(config.output, config.inputs, overwrite=config.overwrite)
@@ -47,14 +56,14 @@ def compare(config: BenchmarkConfig) -> None:
         annotated = list_annotated(dataset, plan)
         split = make_split(config, dataset, annotated, plan)
         contest = Contest(config, dataset, split, first_reference(config, dataset, split, annotated), output, plan)
-        rows = in_order([*mask_rcnn_rows(contest), *persam_rows(contest, sam_uri)])
-        results = describe(contest) | {"rows": as_json(rows, config.category, config.seed)}
-        write_json(join(output, "benchmark.json"), results)
-        page = write_report(contest, results, rows)
-    show_table(table(results["rows"]))
+        results = in_order([*run_mask_rcnn(contest), *run_persam(contest, sam_uri)])
+        content = describe(contest, results)
+        write_json(join(output, "benchmark.json"), content)
+        page = write_report(contest, content, results)
+    show_table(table(content["rows"]))
     console.print(f"results: {output}, report: {page}")
-    if failed := [row for row in rows if isinstance(row, FailedRow)]:
-        raise BenchmarkError(f"{len(failed)} of {len(rows)} rows failed: {failed[0].method}: {failed[0].error}")
+    if failed := [result for result in results if isinstance(result, FailedMethod)]:
+        raise BenchmarkError(f"{len(failed)} of {len(results)} rows failed: {failed[0].run}: {failed[0].error}")
 
 
 def make_split(config: BenchmarkConfig, dataset: Dataset, annotated: Annotated, plan: WorkerPlan) -> Split:
@@ -92,21 +101,21 @@ def first_reference(
     raise BenchmarkError(f"none of the {len(split.train_ids)} training images holds the category {category!r}")
 
 
-def write_report(contest: Contest, results: dict[str, Any], rows: list[AnyRow]) -> str:
+def write_report(contest: Contest, content: BenchmarkResults, results: list[AnyResult]) -> str:
     """Build the page in a task, which reads a few dozen photos again, and return its URI."""
     runs = [
         MethodRun(title_of(name), run.folder, run.judge)
         for name, run in contest.all_runs().items()
-        if any(row.method == name and isinstance(row, Row) for row in rows)
+        if any(result.run == name and isinstance(result, MethodResult) for result in results)
     ]
-    drawn = charts(rows, contest.config.category)
+    drawn = charts(results, contest.config.category)
     tests = contest.dataset.only(contest.split.test_ids)
-    page: str = in_task(contest.plan, write_benchmark_report, contest.output, tests, results, runs, drawn)
+    page: str = in_task(contest.plan, write_benchmark_report, contest.output, tests, content, runs, drawn)
     return page
 
 
-def describe(contest: Contest) -> dict[str, Any]:
-    """Return what was compared on what, for benchmark.json."""
+def describe(contest: Contest, results: list[AnyResult]) -> BenchmarkResults:
+    """Return the content of benchmark.json: what was compared on what, and what came of it."""
     config, split = contest.config, contest.split
     return {
         "category": config.category,
@@ -120,4 +129,5 @@ def describe(contest: Contest) -> dict[str, Any]:
         "reference_id": contest.reference[0],
         "train_ids": list(split.train_ids),
         "test_ids": list(split.test_ids),
+        "rows": as_json(results, config.category, config.seed),
     }

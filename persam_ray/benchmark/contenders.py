@@ -1,6 +1,6 @@
-"""The methods that the benchmark compares: each from its labels to its run directories and rows.
+"""The methods that the benchmark compares: each from its labels to its run directories and results.
 
-A method that fails becomes rows that say why; the others are not touched by it.
+A method that fails becomes results that say why; the others are not touched by it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from persam_ray.benchmark.rows import RUNS, AnyRow, FailedRow, Row, make_row, title_of
+from persam_ray.benchmark.rows import RUNS, AnyResult, FailedMethod, MethodResult, result_of, title_of
 from persam_ray.benchmark.split import Split
 from persam_ray.cluster import labeling, models
 from persam_ray.cluster.labeling import Labeled, ModelActors
@@ -72,28 +72,28 @@ class Contest:
             runs |= self.runs(method)
         return {name: runs[name] for name in RUNS}
 
-    def finish(self, labeled: Labeled, row: Row, fingerprints: Mapping[str, object]) -> Row:
-        """Complete a row's run directory."""
+    def finish(self, labeled: Labeled, result: MethodResult, fingerprints: Mapping[str, object]) -> MethodResult:
+        """Complete a result's run directory."""
         common: dict[str, object] = {"categories": (self.config.category,)}
         finish_run(
-            join(self.output, row.method),
+            join(self.output, result.run),
             self.config.as_dict(),
             common | dict(fingerprints),
-            labeled.outcomes[row.method].counts,
-            row.metrics,
-            {"train": row.training_s, **labeled.seconds(row.method)},
+            labeled.outcomes[result.run].counts,
+            result.metrics,
+            {"train": result.training_s, **labeled.seconds(result.run)},
         )
-        return row
+        return result
 
 
-def mask_rcnn_rows(contest: Contest) -> list[AnyRow]:
+def run_mask_rcnn(contest: Contest) -> list[AnyResult]:
     """Train Mask R-CNN and label by it."""
     from persam_ray.training.mask_rcnn import train_detector
 
     config, plan, train_ids = contest.config, contest.plan, contest.split.train_ids
-    rows: list[AnyRow] = []
+    results: list[AnyResult] = []
     runs = contest.runs(MASK_RCNN)
-    with _guarded(rows, runs):
+    with _guarded(results, runs):
         folder = join(contest.output, "training")
         fitted = train_detector(config, (config.category,), contest.dataset.only(train_ids), folder)
         write_training_manifest(folder, config.as_dict(), train_ids, vars(fitted.start), fitted.seconds)
@@ -102,46 +102,46 @@ def mask_rcnn_rows(contest: Contest) -> list[AnyRow]:
         labeled = contest.label(models.mask_rcnn_actors(detector, options), runs)
         fingerprints = {"checkpoint": {"fingerprint": detector.fingerprint}}
         for name in runs:
-            row = make_row(name, MASK_RCNN, labeled, len(train_ids), fitted.seconds, plan.actors)
-            rows.append(contest.finish(labeled, row, fingerprints))
-    return rows
+            result = result_of(name, MASK_RCNN, labeled, len(train_ids), fitted.seconds, plan.actors)
+            results.append(contest.finish(labeled, result, fingerprints))
+    return results
 
 
-def persam_rows(contest: Contest, sam_uri: str) -> list[AnyRow]:
+def run_persam(contest: Contest, sam_uri: str) -> list[AnyResult]:
     """Label by PerSAM and PerSAM-F in one pass, in which each image is encoded once."""
     config, plan = contest.config, contest.plan
-    rows: list[AnyRow] = []
+    results: list[AnyResult] = []
     runs = {method: contest.runs(method) for method in SAM_METHODS}
-    with _guarded(rows, [name for own in runs.values() for name in own]):
+    with _guarded(results, [name for own in runs.values() for name in own]):
         sam = models.load_checkpoint(sam_uri)
         options = models.sam_options(plan, config.precision, config.guidance)
         references = {config.category: [contest.reference[1]]}
         made: dict[MethodName, models.MadeTargets] = {}
         training_s: dict[str, float] = {}
         for method in SAM_METHODS:
-            with _guarded(rows, runs[method]):
+            with _guarded(results, runs[method]):
                 own = models.make_targets(sam, references, options, method, plan)
                 training_s[method] = own.wait()
                 made[method] = own
         if not made:
-            return rows
+            return results
         actors = models.sam_actors(sam, made, options)
         wanted = {name: run for method in made for name, run in runs[method].items()}
         labeled = contest.label(actors, wanted)
         fingerprints = {"sam": {"fingerprint": sam.fingerprint}, "reference": contest.reference[0]}
         for name, run in wanted.items():
-            row = make_row(name, run.method, labeled, 1, training_s[run.method], plan.actors)
-            rows.append(contest.finish(labeled, row, fingerprints))
-    return rows
+            result = result_of(name, run.method, labeled, 1, training_s[run.method], plan.actors)
+            results.append(contest.finish(labeled, result, fingerprints))
+    return results
 
 
 @contextmanager
-def _guarded(rows: list[AnyRow], names: Iterable[str]) -> Iterator[None]:
-    """Turn what goes wrong into rows that say so, for those of the names that have none yet."""
+def _guarded(results: list[AnyResult], runs: Iterable[str]) -> Iterator[None]:
+    """Turn what goes wrong into results that say so, for those of the runs that have none yet."""
     try:
         yield
     except Exception as error:
         message = error_line(cause_of(error))
-        done = {row.method for row in rows}
-        rows.extend(FailedRow(name, message) for name in names if name not in done)
-        console.print(f"{', '.join(title_of(name) for name in names)}: failed: {message}")
+        done = {result.run for result in results}
+        results.extend(FailedMethod(run, message) for run in runs if run not in done)
+        console.print(f"{', '.join(title_of(run) for run in runs)}: failed: {message}")

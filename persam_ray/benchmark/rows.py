@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 from rich.table import Table
@@ -19,6 +19,7 @@ from persam_ray.metrics.summary import ShardSummary, merged
 from persam_ray.report.benchmark_page import MethodCharts
 from persam_ray.report.charts import draw_curve, draw_histogram, ious_of_images
 from persam_ray.report.page import figure, pace
+from persam_ray.report.results import DifferenceFigures, FigureName, MethodFigures
 
 RUNS = (MASK_RCNN, *SAM_METHODS, SAM_METHODS[-1] + FILTERED, MASK_RCNN + FILTERED)
 """The rows in the article's order, and the last for fairness: a filter that helps one method may help the other."""
@@ -35,21 +36,21 @@ COMPARED: tuple[Statistic, ...] = ("ap50", "precision", "recall", "f1", "miou")
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a method came to.
+class MethodResult:
+    """What a method came to: a row of the table.
 
     Attributes:
-        method: One of RUNS; also the name of its run directory.
-        labels: Annotated images that it was given.
+        run: One of RUNS; also the name of its run directory.
+        labels: Annotated images that the method was given.
         training_s: Seconds that it took to learn from them.
         images_per_s: Images that the workers' models get through in a second, without reading and decoding; None where
             nobody counted.
         failed: Images that could not be used; they are judged in no row.
-        summary: Of all images judged.
-        metrics: Its figures.
+        summary: Truth and predictions of all images judged, compared.
+        metrics: The figures that follow from the summary.
     """
 
-    method: str
+    run: str
     labels: int
     training_s: float
     images_per_s: float | None
@@ -59,32 +60,35 @@ class Row:
 
 
 @dataclass(frozen=True)
-class FailedRow:
-    """A method that came to nothing, and why."""
+class FailedMethod:
+    """A run that came to nothing, one of RUNS, and why."""
 
-    method: str
+    run: str
     error: str
 
 
-AnyRow = Row | FailedRow
+AnyResult = MethodResult | FailedMethod
 
 
 class BenchmarkError(PersamRayError, ValueError):
     """Nothing can be compared, or some rows failed; the message says which."""
 
 
-def make_row(name: str, method: str, labeled: Labeled, labels: int, training_s: float, workers: int) -> Row:
-    """Return the row of a run.
+def result_of(run: str, method: str, labeled: Labeled, labels: int, training_s: float, workers: int) -> MethodResult:
+    """Return what a run came to.
 
     Args:
-        name: The run, one of RUNS.
+        run: One of RUNS.
         method: Whose predictions it takes.
         labeled: The pass that wrote it.
         labels: Annotated images that the method was given.
         training_s: Seconds that it took to learn from them.
         workers: Actors that shared the pass.
+
+    Raises:
+        BenchmarkError: None of the images could be used, or none of those that could holds an object.
     """
-    outcome = labeled.outcomes[name]
+    outcome = labeled.outcomes[run]
     seconds = outcome.effort.seconds
     busy_s = seconds.get("encode", 0.0) + seconds.get(method, 0.0)
     if not outcome.judged:
@@ -93,18 +97,18 @@ def make_row(name: str, method: str, labeled: Labeled, labels: int, training_s: 
     if not summary.truths_ka[:, 0].any():
         raise BenchmarkError("none of the test images that could be used holds an object of the category")
     images_per_s = workers * outcome.counts.ok / busy_s if busy_s else None
-    return Row(name, labels, training_s, images_per_s, outcome.counts.failed, summary, accumulate(summary))
+    return MethodResult(run, labels, training_s, images_per_s, outcome.counts.failed, summary, accumulate(summary))
 
 
-def in_order(rows: Sequence[AnyRow]) -> list[AnyRow]:
-    """Return the rows in the order of RUNS."""
-    return sorted(rows, key=lambda row: RUNS.index(row.method))
+def in_order(results: Sequence[AnyResult]) -> list[AnyResult]:
+    """Return the results in the order of RUNS."""
+    return sorted(results, key=lambda result: RUNS.index(result.run))
 
 
-def as_json(rows: Sequence[AnyRow], category: str, seed: int) -> list[dict[str, Any]]:
-    """Return the rows as plain values, with their differences to the first."""
-    first = rows[0]
-    return [_row_json(row, category, first if isinstance(first, Row) else None, seed) for row in rows]
+def as_json(results: Sequence[AnyResult], category: str, seed: int) -> list[MethodFigures]:
+    """Return the rows of benchmark.json: the results as plain values, with their differences to the first."""
+    first = results[0] if isinstance(results[0], MethodResult) else None
+    return [_figures(result, category, first, seed) for result in results]
 
 
 FIGURES = (
@@ -113,37 +117,41 @@ FIGURES = (
 )  # fmt: skip
 
 
-def _row_json(row: AnyRow, category: str, first: Row | None, seed: int) -> dict[str, Any]:
-    common = {"method": title_of(row.method), "run": row.method}
-    if isinstance(row, FailedRow):
+def _figures(result: AnyResult, category: str, first: MethodResult | None, seed: int) -> MethodFigures:
+    named = {"method": title_of(result.run), "run": result.run}
+    if isinstance(result, FailedMethod):
         unknown = ("labels", *FIGURES, "training_s", "images_per_s", "failed", "difference_to_first")
-        return {**common, "error": row.error, **dict.fromkeys(unknown)}
-    values = row.metrics.categories[category]
-    return {
-        **common,
+        return cast(MethodFigures, {**named, "error": result.error, **dict.fromkeys(unknown)})
+    values = result.metrics.categories[category]
+    figures = {
+        **named,
         "error": None,
-        "labels": row.labels,
+        "labels": result.labels,
         **{name: values[name] for name in FIGURES},
-        "training_s": round(row.training_s, 3),
-        "images_per_s": None if row.images_per_s is None else round(row.images_per_s, 3),
-        "failed": row.failed,
-        "difference_to_first": _differences(row, first, category, seed) if first and row is not first else None,
+        "training_s": round(result.training_s, 3),
+        "images_per_s": None if result.images_per_s is None else round(result.images_per_s, 3),
+        "failed": result.failed,
+        "difference_to_first": _differences(result, first, category, seed) if first and result is not first else None,
     }
+    return cast(MethodFigures, figures)
 
 
-def _differences(row: Row, first: Row, category: str, seed: int) -> dict[str, Any] | None:
+def _differences(
+    result: MethodResult, first: MethodResult, category: str, seed: int
+) -> dict[str, DifferenceFigures] | None:
     """Return the differences by statistic; None where a photo could be used in one of the two passes only."""
-    if not np.array_equal(np.sort(row.summary.images), np.sort(first.summary.images)):
+    if not np.array_equal(np.sort(result.summary.images), np.sort(first.summary.images)):
         return None
-    return {
-        statistic: vars(bootstrap_difference(row.summary, first.summary, statistic, category=category, seed=seed))
+    differences = {
+        statistic: bootstrap_difference(result.summary, first.summary, statistic, category=category, seed=seed)
         for statistic in COMPARED
     }
+    return {statistic: cast(DifferenceFigures, vars(found)) for statistic, found in differences.items()}
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def table(rows: Sequence[MethodFigures]) -> Table:
     """Lay out the rows of `as_json` for a terminal."""
-    columns = ("labels", "map", "ap50", "ap75", "tp", "fp", "fn", "precision", "recall", "miou")
+    columns: tuple[FigureName, ...] = ("labels", "map", "ap50", "ap75", "tp", "fp", "fn", "precision", "recall", "miou")
     shown = Table("method", *columns, "training s", "images/s", box=None, padding=(0, 1))
     for row in rows:
         if row["error"]:
@@ -154,14 +162,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return shown
 
 
-def charts(rows: Sequence[AnyRow], category: str) -> list[MethodCharts]:
-    """Draw the curves and histograms of the rows that did not fail."""
+def charts(results: Sequence[AnyResult], category: str) -> list[MethodCharts]:
+    """Draw the curves and histograms of the methods that did not fail."""
     drawn = []
-    for series, row in enumerate(rows):
-        if isinstance(row, Row):
-            title, precisions = title_of(row.method), row.metrics.precision_curves.get(category)
-            is_filtered = row.method.endswith(FILTERED)
+    for series, result in enumerate(results):
+        if isinstance(result, MethodResult):
+            title, precisions = title_of(result.run), result.metrics.precision_curves.get(category)
+            is_filtered = result.run.endswith(FILTERED)
             curve = draw_curve(title, series, precisions, dashed=is_filtered) if precisions else None
-            ious = ious_of_images(row.summary, category)
+            ious = ious_of_images(result.summary, category)
             drawn.append(MethodCharts(curve, draw_histogram(f"{title}: photos by IoU with the truth", series, ious)))
     return drawn

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -24,14 +23,30 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A bar of a histogram: its height in pixels, and what it says when pointed at."""
+
+    height: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A label below a histogram, at x in pixels."""
+
+    x: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Histogram:
     """Bars from 0 to 1 in a frame of 416 x 120."""
 
     title: str
     series: int
-    bars: tuple[dict[str, Any], ...]
+    bars: tuple[Bar, ...]
     width: float
-    ticks: tuple[dict[str, Any], ...]
+    ticks: tuple[Tick, ...]
     top: str
 
 
@@ -47,13 +62,13 @@ def draw_histogram(title: str, series: int, values: Iterable[float]) -> Histogra
     counts = np.histogram(list(values), bins=HISTOGRAM_BINS, range=(0, 1))[0].tolist()
     width, highest = 416 / HISTOGRAM_BINS, max(*counts, 1)
     bars = tuple(
-        {
-            "height": round(118 * count / highest, 1),
-            "title": f"{place / HISTOGRAM_BINS:.2f} to {(place + 1) / HISTOGRAM_BINS:.2f}: {count}",
-        }
+        Bar(
+            height=round(118 * count / highest, 1),
+            title=f"{place / HISTOGRAM_BINS:.2f} to {(place + 1) / HISTOGRAM_BINS:.2f}: {count}",
+        )
         for place, count in enumerate(counts)
     )
-    ticks = tuple({"x": 30 + 416 * tick / 5, "text": f"{tick / 5:.1f}"} for tick in range(6))
+    ticks = tuple(Tick(30 + 416 * tick / 5, f"{tick / 5:.1f}") for tick in range(6))
     return Histogram(title, series, bars, width, ticks, f"{highest} photos")
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from persam_ray.data.dataset import Dataset
+from persam_ray.data.rows import PredictionRow, labeled_size_hw
 from persam_ray.metrics.scores import Metrics
-from persam_ray.report.gallery import Photo, Shot, outline, read_photos, sample_run
-from persam_ray.report.page import Gallery, Group, Page, figure, write_page
+from persam_ray.report.gallery import Shot, Thumbnail, outline, read_photos, sample_run
+from persam_ray.report.page import Cell, FigureRow, FigureTable, Gallery, Group, Page, figure, write_page
 
 LOWEST_PHOTOS = 96
-
-
 TAR_PHOTOS = 12
+"""How many photos of the lowest scores are shown: of loose files and Parquet shards, and of tars, which are read whole
+for a photo."""
 
 
 def write_contact_sheet(
@@ -37,11 +37,11 @@ def write_contact_sheet(
     Returns:
         The page's URI.
     """
-    in_tars = dataset.format == "webdataset"  # which are read whole for a photo
+    in_tars = dataset.format == "webdataset"
     sample = sample_run(output, TAR_PHOTOS if in_tars else LOWEST_PHOTOS, TAR_PHOTOS, score_threshold)
     photos = read_photos(dataset, [row["image_id"] for row in (*sample.lowest, *sample.empty)])
     lowest, empty = (
-        tuple(_contact(row, photos[row["image_id"]][0]) for row in rows if row["image_id"] in photos)
+        tuple(_contact(row, photos[row["image_id"]].thumbnail) for row in rows if row["image_id"] in photos)
         for rows in (sample.lowest, sample.empty)
     )
     names = ", ".join(categories)
@@ -66,27 +66,17 @@ def write_contact_sheet(
     return write_page(output, page)
 
 
-def _contact(row: Mapping[str, Any], photo: Photo) -> Shot:
-    found = sorted(row["instances"], key=lambda instance: float(instance["score"]))
+def _contact(row: PredictionRow, thumbnail: Thumbnail) -> Shot:
+    found = sorted(row["instances"], key=lambda instance: instance["score"])
     caption = [f"{instance['category']} {instance['score']:.3f}" for instance in found[:5]]
-    masks = outline([instance["rle"] for instance in found], (row["height"], row["width"]), photo)
-    return Shot(photo, row["image_id"], "", masks, (*caption, row["image_id"]))
+    masks = outline([instance["rle"] for instance in found], labeled_size_hw(row), thumbnail)
+    return Shot(thumbnail, row["image_id"], "", masks, (*caption, row["image_id"]))
 
 
-def _category_table(metrics: Metrics) -> dict[str, Any]:
+def _category_table(metrics: Metrics) -> FigureTable:
     columns = {"mAP": "map", "AP50": "ap50", "mIoU": "miou", "TP": "tp", "FP": "fp", "FN": "fn"}
-    rows = [
-        {
-            "title": category,
-            "series": None,
-            "error": None,
-            "cells": [{"text": figure(values[name]), "notes": (), "best": False} for name in columns.values()],
-        }
+    rows = tuple(
+        FigureRow(category, tuple(Cell(figure(values[name])) for name in columns.values()))
         for category, values in metrics.categories.items()
-    ]
-    return {
-        "head": "Category",
-        "columns": list(columns),
-        "rows": rows,
-        "notes": ["Against the ground truth of the photos that have it."],
-    }
+    )
+    return FigureTable("Category", tuple(columns), rows, ("Against the ground truth of the photos that have it.",))

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from persam_ray.data.storage import join, write_bytes
 from persam_ray.report.charts import Curve, Histogram
-from persam_ray.report.gallery import Photo, Shot
+from persam_ray.report.gallery import Shot, Thumbnail
 
 MAX_PAGE_BYTES = 13 * 10**6
 
@@ -44,6 +43,55 @@ class Gallery:
     groups: tuple[Group, ...]
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A figure of the table, with small figures below it.
+
+    Attributes:
+        text: The figure.
+        notes: The small ones, a line each.
+        best: Whether it is the best of its column.
+    """
+
+    text: str
+    notes: tuple[str, ...] = ()
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """A row of the table.
+
+    Attributes:
+        title: What the figures belong to.
+        cells: One for each column; none where there is an error.
+        series: Number of the colour that marks it in the charts; None for no mark.
+        error: What went wrong, shown instead of figures.
+    """
+
+    title: str
+    cells: tuple[Cell, ...] = ()
+    series: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class FigureTable:
+    """The table of the page.
+
+    Attributes:
+        head: Title of the first column, which holds the rows' titles.
+        columns: Titles of the others.
+        rows: From top to bottom.
+        notes: What stands below it, a paragraph each.
+    """
+
+    head: str
+    columns: tuple[str, ...]
+    rows: tuple[FigureRow, ...]
+    notes: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Page:
     """What the template shows; parts that are empty are left out."""
@@ -51,7 +99,7 @@ class Page:
     title: str
     lead: Sequence[str]
     facts: Sequence[tuple[str, str]]
-    table: Mapping[str, Any] | None = None
+    table: FigureTable | None = None
     curves: Sequence[Curve] = ()
     histograms: Sequence[Histogram] = ()
     comparison: Sequence[Sequence[Shot]] = ()
@@ -61,11 +109,11 @@ class Page:
     has_truth: bool = False
 
     @property
-    def photos(self) -> list[Photo]:
+    def thumbnails(self) -> list[Thumbnail]:
         """Each photo that is shown, once."""
         shots = [shot for row in self.comparison for shot in row]
         shots += [shot for gallery in self.galleries for group in gallery.groups for shot in group.shots]
-        return list({shot.photo.key: shot.photo for shot in shots}.values())
+        return list({shot.thumbnail.key: shot.thumbnail for shot in shots}.values())
 
 
 def write_page(output: str, page: Page) -> str:

@@ -18,10 +18,10 @@ from persam_ray.images import BadImageError
 from persam_ray.masks import encode_rle
 from persam_ray.report.gallery import (
     OUTLINE_POINTS,
-    PHOTO_BYTES,
-    PHOTO_SIDE_PX,
-    Photo,
-    make_photo,
+    THUMBNAIL_BYTES,
+    THUMBNAIL_SIDE_PX,
+    Thumbnail,
+    make_thumbnail,
     outline,
     outline_of,
     predictions_of,
@@ -126,18 +126,18 @@ def test_predictions_of_some_images_are_found_in_all_files(run: str) -> None:
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def decoded(photo: Photo) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(photo.uri.partition(",")[2])))
+def decoded(thumbnail: Thumbnail) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(thumbnail.uri.partition(",")[2])))
 
 
 @pytest.mark.parametrize(("height", "width"), [(3000, 2000), (40, 60), (30, 3000)])
 def test_photos_are_small_and_of_the_stated_size(height: int, width: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)  # hardest to compress
-    photo = make_photo("p", encoded(noise))
+    photo = make_thumbnail("p", encoded(noise))
     assert photo.uri.startswith("data:image/jpeg;base64,")
     assert decoded(photo).size == (photo.width, photo.height)
-    assert max(photo.width, photo.height) <= PHOTO_SIDE_PX
-    assert len(base64.b64decode(photo.uri.partition(",")[2])) <= PHOTO_BYTES
+    assert max(photo.width, photo.height) <= THUMBNAIL_SIDE_PX
+    assert len(base64.b64decode(photo.uri.partition(",")[2])) <= THUMBNAIL_BYTES
 
 
 def test_what_is_no_photo_is_left_out(tmp_path: Path) -> None:
@@ -145,9 +145,9 @@ def test_what_is_no_photo_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_bytes(b"no photo")
     photos = read_photos(open_dataset(str(tmp_path)), ["a.jpg", "b.jpg"])
     assert list(photos) == ["a.jpg"]
-    assert "image" not in photos["a.jpg"][1]
+    assert (photos["a.jpg"].image_id, photos["a.jpg"].annotations) == ("a.jpg", None)
     with pytest.raises(BadImageError):
-        make_photo("p", b"no photo")
+        make_thumbnail("p", b"no photo")
 
 
 def points_of(path: str) -> np.ndarray:
@@ -157,7 +157,7 @@ def points_of(path: str) -> np.ndarray:
 def test_outlines_lie_in_the_photos_own_coordinates() -> None:
     mask = np.zeros((100, 200), np.bool_)
     mask[20:60, 50:150] = True
-    points = points_of(outline_of(mask, Photo("p", "", 400, 200)))  # the photo is shown twice as large
+    points = points_of(outline_of(mask, Thumbnail("p", "", 400, 200)))  # the photo is shown twice as large
     np.testing.assert_allclose(points.min(axis=0), [101, 41], atol=1)
     np.testing.assert_allclose(points.max(axis=0), [299, 119], atol=1)
     assert len(points) == 4
@@ -167,23 +167,23 @@ def test_holes_and_parts_have_outlines_of_their_own() -> None:
     mask = disc(100, 100)
     mask[45:55, 45:55] = False
     mask[0:10, 0:10] = True
-    assert outline_of(mask, Photo("p", "", 100, 100)).count("M") == 3
+    assert outline_of(mask, Thumbnail("p", "", 100, 100)).count("M") == 3
 
 
 def test_no_mask_is_no_outline_and_a_pixel_is_one() -> None:
     empty = np.zeros((10, 10), np.bool_)
-    assert outline_of(empty, Photo("p", "", 10, 10)) == ""
+    assert outline_of(empty, Thumbnail("p", "", 10, 10)) == ""
     empty[4, 6] = True
-    assert outline_of(empty, Photo("p", "", 10, 10)) == "M6.5 4.5Z"
+    assert outline_of(empty, Thumbnail("p", "", 10, 10)) == "M6.5 4.5Z"
 
 
 def test_the_wildest_mask_keeps_to_the_limit() -> None:
     noise = np.random.default_rng(1).random((1200, 1600)) < 0.5
-    points = points_of(outline_of(noise, Photo("p", "", 640, 480)))
+    points = points_of(outline_of(noise, Thumbnail("p", "", 640, 480)))
     assert 0 < len(points) <= OUTLINE_POINTS
 
 
 def test_the_union_of_masks_is_drawn() -> None:
     left, right = np.zeros((10, 20), np.bool_), np.zeros((10, 20), np.bool_)
     left[2:8, 2:10], right[2:8, 8:18] = True, True
-    assert outline([encode_rle(left), encode_rle(right)], (10, 20), Photo("p", "", 20, 10)).count("M") == 1
+    assert outline([encode_rle(left), encode_rle(right)], (10, 20), Thumbnail("p", "", 20, 10)).count("M") == 1

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -12,8 +11,18 @@ from selenium.webdriver.common.keys import Keys
 
 from persam_ray.report.benchmark_page import COMPARED_PHOTOS, SHOTS_PER_GROUP
 from persam_ray.report.charts import draw_curve, draw_histogram
-from persam_ray.report.gallery import OUTLINE_POINTS, PHOTO_BYTES, Photo, Shot, make_photo, outline_of
-from persam_ray.report.page import MAX_PAGE_BYTES, Gallery, Group, Page, render, write_page
+from persam_ray.report.gallery import OUTLINE_POINTS, THUMBNAIL_BYTES, Shot, Thumbnail, make_thumbnail, outline_of
+from persam_ray.report.page import (
+    MAX_PAGE_BYTES,
+    Cell,
+    FigureRow,
+    FigureTable,
+    Gallery,
+    Group,
+    Page,
+    render,
+    write_page,
+)
 from tests.conftest import disc, scene
 from tests.encoded_images import encoded
 
@@ -47,27 +56,20 @@ def open_page() -> Iterator[Open]:
 
 
 def shot(index: int, image_id: str = "photo") -> Shot:
-    photo = make_photo(f"photo{index}", encoded(scene(90, 60 + index)))
+    photo = make_thumbnail(f"photo{index}", encoded(scene(90, 60 + index)))
     path = outline_of(disc(90, 60 + index), photo)
     return Shot(photo, image_id, path, path, ("score 0.50, IoU 0.75", image_id))
 
 
-def cell(text: str, *notes: str, best: bool = False) -> dict[str, Any]:
-    return {"text": text, "notes": notes, "best": best}
-
-
 def sample(text: str = "PerSAM") -> Page:
     """Every part of the page, with a text from data wherever one can stand."""
-    cells = [cell("0.500", "+0.100", "-0.050 to +0.250", best=True) for _ in range(12)]
-    rows = [
-        {"title": text, "series": 0, "error": None, "cells": cells},
-        {"title": "failed one", "series": 1, "error": text, "cells": []},
-    ]
+    cells = (Cell("0.500", ("+0.100", "-0.050 to +0.250"), best=True),) * 12
+    rows = (FigureRow(text, cells, series=0), FigureRow("failed one", series=1, error=text))
     return Page(
         title=text,
         lead=[text],
         facts=[(text, text)],
-        table={"head": "Method", "columns": [f"column {index}" for index in range(12)], "rows": rows, "notes": [text]},
+        table=FigureTable("Method", tuple(f"column {index}" for index in range(12)), rows, (text,)),
         curves=[draw_curve(text, 0, [1.0, 0.5, 0.0]), draw_curve("other", 1, [0.5] * 3, dashed=True)],
         histograms=[draw_histogram(text, 0, [0.1, 0.1, 0.9])],
         comparison=[[shot(0, text), shot(1, text)]],
@@ -162,10 +164,10 @@ def test_parts_without_content_are_left_out() -> None:
 
 def test_the_largest_page_stays_within_its_bound() -> None:
     """5 methods of 3 galleries, and 6 photos by all of them: every photo and outline as large as they may be."""
-    uri = "data:image/jpeg;base64," + "A" * (4 * PHOTO_BYTES // 3)
+    uri = "data:image/jpeg;base64," + "A" * (4 * THUMBNAIL_BYTES // 3)
     path = "M" + "L".join(["100.5 100.5"] * OUTLINE_POINTS) + "Z"
     galleries, compared = 5 * 3 * SHOTS_PER_GROUP, COMPARED_PHOTOS * 6
-    photos = [Photo(f"photo{index}", uri, 640, 480) for index in range(galleries + COMPARED_PHOTOS)]
+    photos = [Thumbnail(f"photo{index}", uri, 640, 480) for index in range(galleries + COMPARED_PHOTOS)]
     shots = [Shot(photos[index % len(photos)], "id", path, path, ("caption",)) for index in range(galleries + compared)]
     html = render(Page(title="t", lead=[], facts=[], galleries=[Gallery("g", "", (Group("all", tuple(shots)),))]))
     assert len(html.encode()) <= MAX_PAGE_BYTES

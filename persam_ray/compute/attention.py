@@ -3,8 +3,8 @@
 PyTorch's fused attention is made for GPUs and for AMX. On a CPU that multiplies bfloat16 without AMX's tiles (AMD's
 since Zen 4) its products reach a fraction of the chip's matrix products. There the logits are computed by matrix
 products, a block at a time. On one core of Zen 5 a head of 4,096 tokens in a global block takes 31 ms instead of 144, a
-head of 196 tokens in a window 0.07 ms instead of 0.21. Rounding logits to bfloat16 moves the attended values by 0.6%; the
-encoder's error stays at the 1.1% that bfloat16 costs anyway.
+head of 196 tokens in a window 0.07 ms instead of 0.21. Rounding logits to bfloat16 moves the attended values by 0.6%;
+the encoder's error stays at the 1.1% that bfloat16 costs anyway.
 
 Suffixes: g windows, each a group of tokens that attend to one another; s sequences, one for each head of each window.
 """

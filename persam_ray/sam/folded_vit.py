@@ -1,8 +1,8 @@
 """SAM's ViT image encoder, its relative positions folded into queries and keys: plain attention does the rest.
 
 The official attention adds to each logit, q k / sqrt(c), two terms: q . R_h[row(q) - row(k)], and the same for columns.
-It writes all N x N of them: for 4096 tokens and 12 heads 800 MB in float32. Here position
-terms are appended to the queries and one-hot row and column codes to the keys,
+It writes all N x N of them: for 4096 tokens and 12 heads 800 MB in float32. Here position terms are appended to the
+queries and one-hot row and column codes to the keys,
 
     q' = [q / sqrt(c), q . R_h(row(q), all rows), q . R_w(column(q), all columns)]
     k' = [k, 1 at its row, 1 at its column]

@@ -15,9 +15,6 @@ from persam_ray.stages.progress import Report
 from persam_ray.stages.tables import LABELED
 from persam_ray.types import ByteArray
 
-InstanceRow = dict[str, Any]
-"""Plain values of the INSTANCE struct: a run-length string, no mask, of which large photos would fill the memory."""
-
 
 @dataclass(frozen=True)
 class DecodedPhoto:
@@ -53,7 +50,7 @@ class TableLabels:
             for index, row in enumerate(self._rows)
             if row["error"] is None
         ]
-        self._instances: dict[str, dict[int, list[InstanceRow]]] = {
+        self._instances: dict[str, dict[int, list[dict[str, Any]]]] = {
             method: {photo.index: [] for photo in self.photos} for method in methods
         }
         self._seconds = {method: [{"decode": row["decode_s"]} for row in self._rows] for method in self._instances}
@@ -64,8 +61,8 @@ class TableLabels:
         if failed := len(self._rows) - len(self.photos):
             report(failed, failed)
 
-    def add(self, method: str, photo: DecodedPhoto, instances: Iterable[InstanceRow]) -> None:
-        """Add instances that a method has found in a photo."""
+    def add(self, method: str, photo: DecodedPhoto, instances: Iterable[dict[str, Any]]) -> None:
+        """Add instances that a method has found in a photo, their masks encoded (`data.schema.instance_row`)."""
         self._instances[method][photo.index] += instances
 
     def spend(

@@ -19,7 +19,7 @@ from persam_ray.data.schema import instance_row
 from persam_ray.methods.registry import MethodName, make_method
 from persam_ray.stages.cached_encoder import CachedEncoder
 from persam_ray.stages.progress import Report
-from persam_ray.stages.rows import DecodedPhoto, InstanceRow, TableLabels
+from persam_ray.stages.rows import DecodedPhoto, TableLabels
 from persam_ray.stages.targets import SegmentOptions, load_sam
 from persam_ray.types import EncodedPhotos
 
@@ -180,7 +180,7 @@ class _Question:
     seconds: float
     is_last: bool
 
-    def answered(self) -> list[list[InstanceRow]]:
+    def answered(self) -> list[list[dict[str, Any]]]:
         """Return each photo's instances, in the order of the targets, their masks encoded."""
         return [list(map(instance_row, found)) for found in self.instances.wait()]
 

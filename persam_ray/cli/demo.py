@@ -1,4 +1,4 @@
-"""`--demo`: photos drawn on the spot, the small SAM that comes along, options that finish in minutes on two cores."""
+"""`--demo`: photos drawn on the spot, the bundled SAM, and options that finish in minutes on two cores."""
 
 from __future__ import annotations
 

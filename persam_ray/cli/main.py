@@ -3,11 +3,16 @@
 Its overview loads nothing; a subcommand's help loads its options alone; the job itself is loaded once they are right.
 """
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from persam_ray.options.base import OutputConfig
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,18 @@ class Subcommand:
     summary: str
     options: str
     job: str
+
+    def load_options(self) -> type[OutputConfig]:
+        """Return the options class."""
+        module, _, name = self.options.partition(":")
+        config_class: type[OutputConfig] = getattr(import_module(f"persam_ray.options.{module}"), name)
+        return config_class
+
+    def load_job(self) -> Callable[[OutputConfig], int | None]:
+        """Return the job's function, which takes its options and returns an exit status; its libraries take seconds."""
+        module, _, name = self.job.partition(":")
+        job: Callable[[OutputConfig], int | None] = getattr(import_module(f"persam_ray.cli.{module}"), name)
+        return job
 
 
 SUBCOMMANDS = {
@@ -40,10 +57,12 @@ SUBCOMMANDS = {
         "train Mask R-CNN on a few annotated photos", "train_mask_rcnn:TrainConfig", "train_mask_rcnn:train"
     ),
     "predict-mask-rcnn": Subcommand(
-        "label a folder or bucket with it", "predict_mask_rcnn:PredictConfig", "predict_mask_rcnn:predict"
+        "label a folder or bucket with a trained Mask R-CNN",
+        "predict_mask_rcnn:PredictConfig",
+        "predict_mask_rcnn:predict",
     ),
     "train-sam": Subcommand(
-        "train the small SAM that comes along, on drawn scenes", "train_sam:TrainSamConfig", "train_sam:train"
+        "train the small bundled SAM on drawn scenes", "train_sam:TrainSamConfig", "train_sam:train"
     ),
 }
 
@@ -69,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from persam_ray.cli.command_line import run_job
 
     subcommand = SUBCOMMANDS[name]
-    run_job(_load("options", subcommand.options), lambda: _load("cli", subcommand.job), rest, f"persam-ray {name}")
+    run_job(subcommand.load_options(), subcommand.load_job, rest, f"persam-ray {name}")
 
 
 def overview() -> str:
@@ -89,8 +108,3 @@ def overview() -> str:
             "",
         ]
     )
-
-
-def _load(room: str, place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(f"persam_ray.{room}.{module}"), name)

@@ -15,7 +15,7 @@ from persam_ray.stages.write import WriteImages
 
 
 def shard(config: ShardConfig) -> None:
-    """Run the job: read rows, write one Parquet file for each `shard_mb` of them."""
+    """Run the job: read rows, write one Parquet file for each `images_per_shard` of them."""
     dataset = open_dataset(config.images, config.format, config.annotations)
     tell_ignored(dataset)
     output = prepare_output(config.output, config.inputs, overwrite=config.overwrite)

@@ -1,11 +1,15 @@
-"""The options of each job: one dataclass each, every field documented and checked when built."""
+"""What the options of several jobs share. Each job has one dataclass of options, checked when it is built.
+
+`--help` says of an option what its field's docstring says, with the same line breaks: so a line ends with a sentence
+where it can.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -17,39 +21,40 @@ Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
-    """What every job has."""
+    """The options that every job has."""
 
     output: str
-    """Folder or prefix for what the job writes."""
+    """Folder or prefix that the job writes to; a path or a URL (s3://...)."""
 
     overwrite: bool = False
-    """Remove an earlier run at --output first. Without it, labeling goes on with a run that is there: photos that have
-    a row are not labeled again; for other jobs such a run is an error."""
+    """Delete an earlier run at --output first.
+    Without it, a labeling job continues that run: photos that have a row already are not labeled again.
+    Any other job stops with an error."""
 
     config: str | None = None
-    """YAML file (path or URL) with any of these options; the command line wins over it."""
+    """YAML file (path or URL) with any of these options. The command line wins over it."""
 
     def __post_init__(self) -> None:
         require(self.output != "", "--output must not be empty")  # an unset variable of a shell: the current folder
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return the options as plain values, for the manifest."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "config"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig(OutputConfig):
-    """What every job has that reads photos."""
+    """The options of jobs that read photos."""
 
     images: str
-    """Photos: a folder or prefix of images, Parquet shards, WebDataset tars, COCO's instances_*.json, or
-    DeepFashion-MultiModal's folder; a path or a URL (s3://...)."""
+    """Path or URL (s3://...) of the photos: a folder or prefix of image files, Parquet shards, WebDataset tars,
+    a COCO instances_*.json, or a DeepFashion-MultiModal folder."""
 
     format: Format = "auto"
-    """Format of --images; auto looks at the names."""
+    """Format of --images; auto recognises it by the file names."""
 
     annotations: str | None = None
-    """COCO instances_*.json for the photos below --images."""
+    """COCO instances_*.json that annotates the photos of the folder --images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,26 +68,25 @@ class JobConfig(OutputConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelingConfig(JobConfig):
-    """What every job has that labels photos.
-
-    It ends with status 0 when every photo has been labeled, 3 when all is complete but some photos could not be (each
-    row says why), 1 when it stopped before; then the same command goes on.
-    """
+    """The options of jobs that label photos."""
 
     min_area_fraction: float = 0.0
-    """Drop connected parts of a mask smaller than this fraction of the image, 0 to 1 (the paper's benchmark: 0.001)."""
+    """Drop connected parts of a predicted mask that are smaller than this fraction of the image, 0 to 1.
+    0 keeps all; 0.001 removes specks."""
 
     max_failed_fraction: float = 1.0
-    """Stop a run in which more than this fraction of the photos fails, 0 to 1; judged from the 100th photo on."""
+    """Stop when more than this fraction of the photos has failed, 0 to 1.
+    It is checked from the 100th photo on; 1 never stops."""
 
     actors: int | None = None
-    """Workers that hold the model; by default one for each GPU, without GPUs one for each CPU if memory allows."""
+    """Number of workers that hold the model.
+    Default: one for each GPU; without GPUs one for each CPU, as far as memory allows."""
 
     log: Literal["text", "json"] = "text"
-    """How the job reports: lines for people, or JSON lines with the run's id for log collectors."""
+    """Progress messages: text for people, or json for log collectors (one object a line, with the run's id)."""
 
     gpus: int | None = None
-    """GPUs to plan for, on a cluster that starts nodes as they are needed; by default those that are there."""
+    """Number of GPUs to plan for, on a cluster that starts nodes on demand. Default: those that are there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

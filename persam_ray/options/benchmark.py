@@ -1,64 +1,65 @@
-"""The options of the jobs around Mask R-CNN: training, labeling with it, and the benchmark against PerSAM."""
+"""The options of `persam-ray benchmark`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from persam_ray.options.base import check_between, require, split_ids
 from persam_ray.options.train_mask_rcnn import Ids, TrainingConfig
 from persam_ray.types import Guidance, Objects
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig(TrainingConfig):
-    """Compare Mask R-CNN trained on a few images with PerSAM and PerSAM-F, which are given the first of them.
+    """Compare Mask R-CNN, trained on a few images, with PerSAM and PerSAM-F, which get one of them as reference.
 
     Example: persam-ray benchmark --images photos --category top --train-images 10 --test-images 300
     --output comparison
     """
 
     demo: bool = False
-    """Try the job without photos or downloads: 70 photos are drawn into demo/scenes and the methods compared on
-    finding tops in them, with the small SAM that comes along, into demo/benchmark. Other options may be given beside
-    it."""
+    """Try the job without photos or downloads.
+    It draws 70 photos into demo/scenes, finds the tops in them with the bundled SAM, and writes to demo/benchmark.
+    Most other options can be combined with it."""
 
     category: str
     """Category to find."""
 
     train_images: int | None = None
-    """So many images to train on (10, unless --train-ids are given), drawn from those in which the category covers at
-    least a hundredth of the image."""
+    """Number of images to train on.
+    They are drawn from those in which the category covers at least 1% of the image.
+    Default: 10, or the images of --train-ids."""
 
     test_images: int | None = None
-    """So many images to judge (300, unless --test-ids are given), drawn from all other annotated ones, whether they
-    hold the category or not."""
+    """Number of images to judge.
+    They are drawn from all other annotated images, with and without the category.
+    Default: 300, or the images of --test-ids."""
 
     test_ids: Ids = ()
-    """Judge these images instead."""
+    """Judge these images instead of drawing some."""
 
     objects: Objects = "component"
-    """What an object is, in predictions, truth and training alike: each connected part of a mask (above 0.1% of the
-    image, in training), or the whole mask."""
+    """What counts as one object, in predictions, truth and training: each connected part of a mask (component),
+    or the whole mask (mask). Training leaves out parts below 0.1% of the image."""
 
     min_area_fraction: float = 0.001
-    """The filtered rows drop objects smaller than this fraction of the image, 0 to 1."""
+    """Drop connected parts of a predicted mask that are smaller than this fraction of the image, 0 to 1.
+    Only the rows "small objects removed" do so."""
 
     detector_score_threshold: float = 0.5
-    """Instances of Mask R-CNN of at least this score, 0 to 1, count for TP, FP, FN and mIoU."""
+    """Lowest score, 0 to 1, of the Mask R-CNN instances that count for TP, FP, FN and mIoU."""
 
     sam_score_threshold: float = 0.0
-    """The same for PerSAM and PerSAM-F, which give each image one mask and a score that is no probability."""
+    """Lowest score, 0 to 1, of the PerSAM and PerSAM-F instances that count for TP, FP, FN and mIoU.
+    They give an image at most one mask, with a score that is not a probability."""
 
     sam: str = "vit_b"
-    """Segment Anything weights: vit_b, vit_l, vit_h or mobile_sam (fetched once, digest verified), demo (small, comes
-    along, for drawn photos), or the path or URL of a checkpoint."""
+    """Segment Anything weights: vit_b, vit_l, vit_h or mobile_sam (fetched once and checked by their digest),
+    demo (small and bundled, for drawn photos), or the path or URL of a checkpoint (.pth, .safetensors)."""
 
     guidance: Guidance = "aligned"
-    """Where PerSAM's attention map lies on photos that are not square: as in `persam-ray label`."""
+    """How PerSAM's attention map lies on photos that are not square: aligned with the image (aligned),
+    or squashed as in the official code, to compare with it (official)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

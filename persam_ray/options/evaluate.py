@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from persam_ray.options.base import JobConfig, Repeated, check_between, require
+from persam_ray.types import Objects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,19 +19,20 @@ class EvaluateConfig(JobConfig):
     """
 
     predictions: str
-    """Run directory of any labeling job, or its predictions/ folder."""
+    """Run directory of a labeling job, or its predictions/ folder; a path or a URL."""
 
     category: Annotated[Repeated, tyro.conf.arg(metavar="NAME")] = ()
-    """Category to judge; repeat for more. By default those of the run's manifest."""
+    """Category to judge. Repeat it for more. Default: the categories of the run's manifest."""
 
     score_threshold: float = 0.0
-    """Predictions of at least this score, 0 to 1, count for TP, FP, FN, mIoU and boundary IoU; AP uses all of them."""
+    """Lowest score, 0 to 1, of the predictions that count for TP, FP, FN, mIoU and boundary IoU. AP uses all scores."""
 
-    objects: Literal["mask", "component"] = "mask"
-    """What an object is, in predictions and truth alike: a whole mask, or each connected part of it."""
+    objects: Objects = "mask"
+    """What counts as one object, in predictions and truth: a whole mask (mask), or each connected part of it
+    (component)."""
 
     min_object_fraction: float = 0.0
-    """Drop predicted objects smaller than this fraction of the image, 0 to 1."""
+    """Leave out whole predicted objects that are smaller than this fraction of the image, 0 to 1. 0 keeps all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,55 +15,62 @@ from persam_ray.types import Guidance
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig(LabelingConfig):
-    """Label every photo of a bucket from one reference photo and its mask.
+    """Label every photo of a folder or bucket from one reference photo and its mask.
+
+    Exit status: 0 when every photo was labeled; 3 when the run is complete but some photos could not be used (their
+    rows say why); 1 when it stopped early (the same command continues it).
 
     Example: persam-ray label --images s3://bucket/photos --reference cup=cup.jpg,cup_mask.png
     --output s3://bucket/labels
     """
 
     demo: bool = False
-    """Try the job without photos or downloads: 70 photos are drawn into demo/scenes and their tops labeled by the small
-    SAM that comes along, into demo/labels. Other options may be given beside it."""
+    """Try the job without photos or downloads.
+    It draws 70 photos into demo/scenes, labels the tops in them with the bundled SAM, and writes to demo/labels.
+    Most other options can be combined with it."""
 
     reference: Annotated[Repeated, tyro.conf.arg(metavar="CATEGORY=IMAGE,MASK")] = ()
-    """A photo and its mask (any non-zero pixel is the object; in a JPEG, any brighter than half), paths or URLs. Repeat
-    for more categories, or for more references of one."""
+    """A photo and its mask, paths or URLs.
+    Non-zero pixels of the mask are the object (in a JPEG, pixels brighter than half).
+    Repeat it for more categories, or for more references of one category."""
 
     references: str | None = None
-    """Annotated images to take the references from, instead of --reference: for each --category the first, in the order
-    of the keys, that holds it."""
+    """Annotated images to take the references from, instead of --reference.
+    For each --category the first image that holds it is taken, in the order of the keys."""
 
     category: Annotated[Repeated, tyro.conf.arg(metavar="NAME")] = ()
-    """Category to label, with --references; repeat for more."""
+    """Category to label; goes with --references. Repeat it for more."""
 
     reference_ids: Annotated[Repeated, tyro.conf.arg(metavar="ID,ID,...")] = ()
-    """Take these images of --references instead of the first."""
+    """Take these images of --references instead of the first that holds a category."""
 
     sam: str = "vit_b"
-    """Segment Anything weights: vit_b, vit_l, vit_h or mobile_sam (fetched once, digest verified), demo (small, comes
-    along, for drawn photos), or the path or URL of a checkpoint (.pth, .safetensors), whose architecture is read from
-    it."""
+    """Segment Anything weights: vit_b, vit_l, vit_h or mobile_sam (fetched once and checked by their digest),
+    demo (small and bundled, for drawn photos), or the path or URL of a checkpoint (.pth, .safetensors).
+    The architecture is read from the checkpoint."""
 
     method: MethodName = "persam"
-    """persam needs no fitting; persam_f fits two mask weights on the reference first (about a second per category)."""
+    """How the object is found.
+    persam fits nothing; persam_f first fits two mask weights on the reference, in about a second per category."""
 
     guidance: Guidance = "aligned"
-    """Where PerSAM's attention map lies on photos that are not square: aligned with the image, or squashed as in the
-    official code (for comparisons with it)."""
+    """How PerSAM's attention map lies on photos that are not square: aligned with the image (aligned),
+    or squashed as in the official code, to compare with it (official)."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type that SAM computes in; auto is bfloat16 where that is faster and hardly changes a mask."""
+    """Number type that SAM computes in; auto is bfloat16 where that is faster and hardly changes a mask."""
 
     batch_size: int | None = None
-    """Images in one pass of SAM's encoder; by default 8 on a GPU, or as many as its memory holds, and 1 on a CPU."""
+    """Photos in one pass of SAM's encoder. Default: 8 on a GPU, fewer if its memory holds fewer; 1 on a CPU."""
 
     feature_cache: str | None = None
-    """Folder or prefix, a path or a URL, in which SAM's features of each photo are kept: a later run over the same
-    photos with the same SAM, whatever its references and method, finds them and skips the encoder. For ViT-B 2 MB a
-    photo in bfloat16, 4 MB in float32. It may be deleted at any time."""
+    """Folder or prefix (path or URL) where SAM's features of each photo are kept.
+    A later run over the same photos with the same SAM skips the encoder, whatever its references and method.
+    ViT-B takes 2 MB per photo in bfloat16, 4 MB in float32.
+    The folder may be deleted at any time."""
 
     feature_cache_gb: float = 50.0
-    """Nothing is added to --feature-cache beyond this size, in 10^9 bytes; 0 only reads."""
+    """Largest size of --feature-cache in gigabytes (10^9 bytes); nothing is added beyond it. 0 only reads."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

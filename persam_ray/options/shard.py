@@ -15,7 +15,7 @@ class ShardConfig(JobConfig):
     """
 
     images_per_shard: int = 256
-    """Photos in one file, 1 to 10000; a worker holds that many at once."""
+    """Photos in one file, 1 to 10000. A worker holds that many in memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

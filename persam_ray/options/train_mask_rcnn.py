@@ -26,41 +26,42 @@ class TrainingConfig(JobConfig):
     """How Mask R-CNN is trained."""
 
     train_ids: Ids = ()
-    """Train on these images, whatever they hold; for PerSAM the first that holds the category is the reference."""
+    """Train on these images, whatever they show.
+    In the benchmark, the first that holds the category is the reference of PerSAM."""
 
     backbone: Backbone = "auto"
     """Backbone of Mask R-CNN; auto is resnet50_fpn_v2 where there is a GPU, else the light mobilenet_v2."""
 
     start: str = "auto"
-    """Weights that training starts from: coco (torchvision's detector, for the resnets), imagenet (torchvision's
-    classifier), none, or the path or URL of a detector's or a classifier's weights in torchvision's naming. auto is
-    coco where there is one, else imagenet."""
+    """Weights that training starts from: coco (torchvision's detector; not for mobilenet_v2), imagenet
+    (torchvision's classifier), none, or the path or URL of weights with torchvision's tensor names.
+    auto is coco where torchvision has it, else imagenet."""
 
     steps: int = 500
-    """Optimiser steps."""
+    """Number of optimiser steps."""
 
     photos_per_step: int = 2
-    """Photos in a step, of all workers together; a multiple of --workers."""
+    """Photos in one step, over all workers; a multiple of --workers."""
 
     epoch_steps: int = 25
-    """An epoch is so many steps, after which loss and learning rate are reported and a checkpoint is written; of ten
-    photos, and two in a step, each is seen five times in one."""
+    """Steps in one epoch, after which loss and learning rate are reported and a checkpoint is written.
+    With ten photos and two in a step, 25 steps show each photo five times."""
 
     learning_rate: float = 2e-4
     """Highest learning rate of AdamW."""
 
     objects: Objects = "mask"
-    """What an object is, in training as in judging: an annotated mask, or each connected part of it (above 0.1% of the
-    image, in training)."""
+    """What counts as one object: an annotated mask (mask), or each connected part of it (component).
+    Training leaves out parts below 0.1% of the image."""
 
     workers: int = 1
-    """Training processes, each with a GPU where there are any."""
+    """Number of training processes; each gets a GPU where there are any."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type that the networks compute in; auto is bfloat16 where that is faster."""
+    """Number type that the networks compute in; auto is bfloat16 where that is faster."""
 
     seed: int = 0
-    """Seed of everything random: the choice of images, initial weights, order, augmentation, sampling."""
+    """Seed of everything random: choice of images, initial weights, order, augmentation, sampling; 0 or more."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,10 +104,10 @@ class TrainConfig(TrainingConfig):
     """
 
     category: Annotated[Repeated, tyro.conf.arg(metavar="NAME")]
-    """Category to find; repeat for more."""
+    """Category to find. Repeat it for more."""
 
     train_images: int | None = None
-    """Train on so many images, drawn from those that hold a category; by default on all of them."""
+    """Number of images to train on, drawn from those that hold a category. Default: all of them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""The options of the job that trains the compact SAM."""
+"""The options of `persam-ray train-sam`."""
 
 from __future__ import annotations
 
@@ -14,57 +14,60 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSamConfig(OutputConfig):
-    """Train a compact Segment Anything Model from random weights on drawn scenes: how the demo's model was made.
+    """Train a compact Segment Anything Model from random weights on drawn scenes. The bundled model was made this way.
 
     Example: persam-ray train-sam --output compact-sam
     """
 
     scenes: int = 4500
-    """Scenes to draw and train on, as they are and with some objects left out and others of another fabric; half a
-    second and 76 KB each."""
+    """Number of scenes to draw and train on.
+    Each is drawn twice: as it is, and with some objects left out and others in another fabric.
+    A scene takes half a second and 76 KB."""
 
     first_seed: int = 10_000
-    """Seed of the first scene; the demo shows those from 0 on, the model is judged on those from 1,000,000 on."""
+    """Seed of the first scene.
+    The demo shows the scenes from seed 0 on; models are judged on those from 1,000,000 on."""
 
     backbone: str = "cs3darknet_s"
     """Backbone of the image encoder: a timm model with features at strides 8, 16 and 32."""
 
     start: str | None = None
-    """Compact SAM to start from instead of random weights (path or URL), of the same backbone."""
+    """Compact SAM to start from instead of random weights (path or URL); it must have the same backbone."""
 
     image_size: int = 384
     """Side of the model's square input in pixels, a multiple of 32."""
 
     layout_steps: int = 6800
-    """Optimiser steps that the encoder takes first, alone, learning where things lie; on photos two thirds the size."""
+    """Number of optimiser steps before --steps.
+    In them the encoder alone learns where things lie, on photos of two thirds the size."""
 
     steps: int = 2400
-    """Optimiser steps with prompts."""
+    """Number of optimiser steps with prompts."""
 
     small_steps: float = 0.625
-    """Part of --steps, 0 to 1, that are taken first, on photos two thirds the size: twice as fast."""
+    """Fraction of --steps, 0 to 1, that comes first and trains on photos of two thirds the size, twice as fast."""
 
     photos_per_step: int = 8
-    """Photos in a step, of all workers together, two of each scene; a multiple of twice --workers."""
+    """Photos in one step, over all workers, two of each scene; a multiple of twice --workers."""
 
     epoch_steps: int = 100
-    """An epoch is so many steps, after which losses are reported and a checkpoint is written."""
+    """Steps in one epoch, after which losses are reported and a checkpoint is written."""
 
     learning_rate: float = 5e-4
-    """Highest learning rate of AdamW, without prompts and then with them; Muon, which the layers' matrices learn by,
-    has multiples of it."""
+    """Highest learning rate of AdamW, in the steps without prompts and in those with them.
+    Muon, which trains the layers' matrices, takes multiples of it."""
 
     workers: int = 1
-    """Training processes, each with a GPU where there are any."""
+    """Number of training processes; each gets a GPU where there are any."""
 
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type that the arithmetic uses; weights and losses are float32."""
+    """Number type of the arithmetic; weights and losses are float32."""
 
     seed: int = 0
-    """Seed of everything random, except the scenes."""
+    """Seed of everything random except the scenes; 0 or more."""
 
     resume: bool = False
-    """Go on with the run at --output from its last checkpoint; all other options must be what they were."""
+    """Continue the run at --output from its last checkpoint. All other options must be what they were."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

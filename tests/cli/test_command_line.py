@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import pytest
 from persam_ray.cli.command_line import parse, run_job
 from persam_ray.data.storage import StorageError
 from persam_ray.errors import ConfigError
-from persam_ray.options.base import JobConfig
+from persam_ray.options.base import JobConfig, OutputConfig
 from persam_ray.options.benchmark import BenchmarkConfig
 from persam_ray.options.evaluate import EvaluateConfig
 from persam_ray.options.label import LabelConfig, parse_reference
 from persam_ray.options.predict_mask_rcnn import PredictConfig
 from persam_ray.options.shard import ShardConfig
 from persam_ray.options.train_mask_rcnn import TrainConfig
+from persam_ray.options.train_sam import TrainSamConfig
 
 PLACES = ["--images", "photos", "--output", "out"]
 PAIR = ["--reference", "cup=a.jpg,b.png"]
@@ -150,9 +152,9 @@ def test_the_size_of_a_shard_has_limits(size: str, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    "config", [LabelConfig, ShardConfig, EvaluateConfig, TrainConfig, PredictConfig, BenchmarkConfig]
+    "config", [LabelConfig, ShardConfig, EvaluateConfig, TrainConfig, PredictConfig, BenchmarkConfig, TrainSamConfig]
 )
-def test_help_explains_every_option(config: type[JobConfig], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_every_option(config: type[OutputConfig], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(config, ["--help"])
     assert ended.value.code == 0
@@ -161,6 +163,7 @@ def test_help_explains_every_option(config: type[JobConfig], capsys: pytest.Capt
         assert f"--{field.name.replace('_', '-')}" in text
     assert "Example: persam-ray " in text
     assert "YAML file (path or URL)" in text
+    assert not re.search(r"(^|│ +|[.] )Of ", text, re.MULTILINE)  # a fragment without a verb
 
 
 def test_the_manifest_gets_the_options_without_the_file_they_came_from() -> None:

@@ -13,7 +13,7 @@ from persam_ray.options.label import LabelConfig
 from persam_ray.runs.counts import Counts
 
 Pair = tuple[str | PathLike[str], str | PathLike[str]]
-"""Path or URL of a photo, and of its mask."""
+"""Paths or URLs of a photo and of its mask."""
 
 
 def label(
@@ -21,17 +21,17 @@ def label(
 ) -> Counts:
     """Label every photo of a folder or bucket, on the Ray cluster that RAY_ADDRESS names or on a local one.
 
-    The same call again goes on where it stopped, and labels what is new.
+    Call it again to go on with a run that stopped, or to label new photos.
 
     Args:
         images: Photos: a folder or prefix, Parquet shards, WebDataset tars, COCO or DeepFashion-MultiModal.
         output: Folder or prefix for the run directory.
-        references: Pairs of photo and mask by category; or the path or URL of annotated images, with `category`.
+        references: Pairs of photo and mask by category; or the path or URL of annotated images, with `category` too.
         options: Any other option of `persam-ray label`, with underscores (`options.label.LabelConfig`).
 
     Returns:
-        What the run directory holds: images, ok, failed, instances, and reasons of failure. `failed` above 0 is what
-        the command says by its exit status 3.
+        Counts of the run directory: images, ok, failed, instances, and reasons of failure. If `failed` is above 0, the
+        command `persam-ray label` would end with exit status 3.
 
     Raises:
         ConfigError: An option is unknown or has a value that is not allowed.
@@ -66,14 +66,14 @@ def _config(
 
 
 def _repeatable(name: str, value: Any) -> Any:
-    """Return an option that may be repeated as a tuple, also where one value is given."""
+    """Return a repeatable option as a tuple, even if a single value is given."""
     if name not in {"category", "reference_ids"}:
         return value
     return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _joined(category: str, image: str, mask: str) -> str:
-    """Write a pair as the command line has it."""
+    """Return a pair in the form of `--reference`: CATEGORY=IMAGE,MASK."""
     if "=" in category or "," in mask:
         raise ConfigError(f"a category has no '=' and the path of a mask no ',', but got {category!r}, {mask!r}")
     return f"{category}={image},{mask}"

@@ -1,4 +1,4 @@
-"""SAM and a labeler in this process, without Ray: one photo in, its instances out, as the job would label it."""
+"""Label photos in this process, without Ray: one photo in, its instances out, as the label job would find them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class OpenedSam(Sam):
-    """A SAM that knows where its weights are, to be read again.
+    """A SAM that remembers where its weights are, so that they can be read again.
 
     Attributes:
-        uri: Where the checkpoint is.
+        uri: Path or URL of the checkpoint.
     """
 
     def __init__(self, uri: str, checkpoint: Checkpoint, device: str, precision: Precision) -> None:
@@ -34,7 +34,7 @@ class OpenedSam(Sam):
         self.uri = uri
 
     def exact(self) -> Sam:
-        """Return the same model in float32, which may be this one."""
+        """Return the model in float32: itself if it is exact already, else read again from `uri`."""
         if self.is_exact:
             return self
         return Sam(read_sam(self.uri)[0], self.device, "float32")
@@ -44,15 +44,15 @@ def load_sam(name_or_uri: str = "vit_b", device: Device = "auto", precision: Pre
     """Load a frozen Segment Anything Model.
 
     Args:
-        name_or_uri: `vit_b`, `vit_l`, `vit_h`, `mobile_sam` (fetched once, digest verified), `demo` (comes along), or
+        name_or_uri: `vit_b`, `vit_l`, `vit_h`, `mobile_sam` (fetched once, digest verified), `demo` (bundled), or
             the path or URL of a checkpoint.
-        device: `auto` is `cuda` where there is a GPU.
-        precision: `auto` is bfloat16 where that is faster and hardly shows.
+        device: `auto` means `cuda` if there is a GPU, else `cpu`.
+        precision: `auto` means bfloat16 where that is faster and hardly changes masks, else float32.
 
     Raises:
-        CheckpointError: The file is no checkpoint of a known layout.
-        ConfigError: There is no such device here.
-        StorageError: There is no such file, or it cannot be read.
+        CheckpointError: The file is not a checkpoint of a known layout.
+        ConfigError: `cuda` is asked for, but no GPU can be used here.
+        StorageError: The file is missing or cannot be read.
 
     Example:
         >>> sam = load_sam("demo")
@@ -66,20 +66,20 @@ def load_sam(name_or_uri: str = "vit_b", device: Device = "auto", precision: Pre
 
 
 class Labeler:
-    """Finds in a photo what some references show.
+    """Finds in photos the objects that references show.
 
-    The weights are loaded and the references learned when it is made; photos are labeled one at a time.
+    Making a labeler loads the weights and learns the references. Calling it labels one photo.
 
     Args:
-        sam: A name, path or URL as `load_sam` takes it, or a SAM that is loaded.
-        references: At least one; those of one category are pooled.
+        sam: A name, path or URL as for `load_sam`, or a loaded SAM.
+        references: At least one. References of the same category are pooled.
         method: `persam` needs no fitting; `persam_f` fits two mask weights for each category first.
-        guidance: Where PerSAM's attention map lies on photos that are not square: `aligned`, or `official`.
-        device: As for `load_sam`, where `sam` is not loaded.
-        precision: As for `load_sam`, where `sam` is not loaded.
+        guidance: How PerSAM's attention map is placed on photos that are not square: `aligned` or `official`.
+        device: As for `load_sam`; ignored if `sam` is loaded already.
+        precision: As for `load_sam`; ignored if `sam` is loaded already.
 
     Raises:
-        ConfigError: No reference is given, or an unknown method.
+        ConfigError: No reference is given, or the method is unknown.
         CheckpointError, StorageError: As for `load_sam`.
 
     Example:
@@ -107,7 +107,7 @@ class Labeler:
         self._targets = self._learned(references)
 
     def _learned(self, references: Sequence[Reference]) -> list[Target]:
-        """Learn each category, in the order in which they are first named."""
+        """Learn one target for each category, in the order in which the references first name them."""
         learning = self.sam.exact() if self._method.fits and isinstance(self.sam, OpenedSam) else self.sam
         encoded = encode_references(learning, references)
         categories = dict.fromkeys(reference.category for reference in references)
@@ -115,13 +115,13 @@ class Labeler:
         return [self._method.learn(learning, examples) for examples in own]
 
     def __call__(self, photo: ImageLike) -> list[Segmentation]:
-        """Return the instances in a photo, in the order of the categories; none where nothing was found.
+        """Return the instances in a photo, in the order of the categories; an empty list if nothing was found.
 
         Args:
             photo: A path or URL, the bytes of an image file, a PIL image, or an array (uint8 RGB).
 
         Raises:
-            BadImageError: It is no photo that can be used.
+            BadImageError: The photo cannot be decoded or used.
             StorageError: The file cannot be read.
         """
         image = open_photo(photo)

@@ -1,4 +1,4 @@
-"""Photos and masks as Python has them: a path or URL, the bytes of a file, a PIL image, or an array."""
+"""Open photos and masks from what Python code holds: a path or URL, the bytes of a file, a PIL image, or an array."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ImageLike = str | PathLike[str] | bytes | Image.Image | npt.NDArray[np.generic]
 
 
 def open_photo(photo: ImageLike) -> Image.Image:
-    """Return a photo in RGB; files and PIL images are turned upright by their EXIF orientation, as the job does it.
+    """Return a photo in RGB. The EXIF orientation of files and PIL images is applied, as in the label job.
 
     Args:
-        photo: An array is uint8, RGB of shape (h, w, 3) or gray of shape (h, w), upright.
+        photo: Anything of ImageLike. An array must be uint8 and upright: RGB (h, w, 3) or gray (h, w).
 
     Raises:
-        BadImageError: It is no image, or an array of another kind.
+        BadImageError: It is not an image, or an array of another type or shape.
         StorageError: The file cannot be read.
     """
     if isinstance(photo, Image.Image):
@@ -46,11 +46,11 @@ def open_mask(mask: ImageLike) -> BoolArray:
     """Return a mask (h, w), True on the object.
 
     Args:
-        mask: In an array of any type, (h, w) or (h, w, channels), every value but zero is the object; images are read
-            as the job reads them (`images.as_mask`).
+        mask: Anything of ImageLike. In an array of any type, (h, w) or (h, w, channels), nonzero values mark the
+            object. Images are read as in the label job (`images.as_mask`).
 
     Raises:
-        BadImageError: It is no image.
+        BadImageError: It is not an image.
         BadReferenceError: An array has another number of dimensions.
         StorageError: The file cannot be read.
     """

@@ -1,4 +1,4 @@
-"""The predictions of a run, streamed: one photo after the other, masks decoded when they are asked for."""
+"""Read the predictions of a run, one photo at a time. Masks are decoded only when they are used."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class LabeledInstance:
     """One instance of a run's predictions.
 
     Attributes:
-        category: What it is.
-        score: In [0, 1]; higher means more surely right.
+        category: Name of the category.
+        score: Confidence in [0, 1]; higher is more likely right.
         box_xyxy: x_min, y_min, x_max, y_max in pixels; the right and lower edges are exclusive.
-        area: Pixels of the mask.
+        area: Number of pixels in the mask.
         rle: COCO's compressed counts string over the photo's pixels.
         size_hw: The photo's (h, w).
         similarity: Highest cosine similarity to the target within the photo; None for other methods.
@@ -40,7 +40,7 @@ class LabeledInstance:
 
     @property
     def mask_hw(self) -> BoolArray:
-        """The mask (h, w) over the photo's own pixels, decoded anew at each call."""
+        """The mask, bool (h, w), in the photo's own pixels; decoded again at each access."""
         return decode_rle(self.rle, self.size_hw)
 
 
@@ -50,11 +50,11 @@ class LabeledPhoto:
 
     Attributes:
         image_id: The photo's key.
-        height: In pixels, after the EXIF orientation is applied; None where it could not be decoded.
-        width: The same.
+        height: Photo height in pixels, after the EXIF orientation is applied; None if it could not be decoded.
+        width: Photo width, likewise.
         status: `ok`, or `failed`.
-        error: Why it failed; None where it did not.
-        instances: What was found.
+        error: Reason of a failure; None for `ok`.
+        instances: The instances found; may be empty.
     """
 
     image_id: str
@@ -66,14 +66,14 @@ class LabeledPhoto:
 
 
 def read_predictions(run: str) -> Iterator[LabeledPhoto]:
-    """Read a run's predictions, a few rows at a time, in no order.
+    """Yield a run's predictions by photo, in no particular order; only a few rows are in memory at a time.
 
     Args:
         run: Path or URL of a run directory, or of its predictions/ folder.
 
     Raises:
-        SchemaError: A file has not the columns of predictions.
-        StorageError: Nothing is there, or a file cannot be read.
+        SchemaError: A file lacks the columns of predictions.
+        StorageError: There is nothing at that path, or a file cannot be read.
 
     Example:
         >>> for photo in read_predictions("labels"):

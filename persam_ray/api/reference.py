@@ -1,4 +1,4 @@
-"""A reference, opened from whatever holds its photo and mask."""
+"""A reference: one photo and mask of a category, opened from files, bytes, PIL images or arrays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reference(types.Reference):
         mask_hw: bool, True on the object, of the image's size and with at least one pixel.
 
     Raises:
-        BadReferenceError: Types, sizes or values are others, or the mask is empty.
+        BadReferenceError: A type, size or value is not as above, or the mask is empty.
     """
 
     @classmethod
@@ -36,7 +36,7 @@ class Reference(types.Reference):
             mask: The mask, likewise (`api.photos.open_mask`).
 
         Raises:
-            BadReferenceError: They cannot be used together; the message says why.
+            BadReferenceError: Photo and mask cannot be used together; the message says why.
             StorageError: A file cannot be read.
 
         Example:

@@ -1,7 +1,7 @@
-"""From a command line to a job's options, and from a job's errors to one clear line.
+"""Read a job's options from the command line, run the job, and turn its errors into one clear line.
 
-A YAML file given by `--config` is turned into flags that stand before those of the command line: both are checked
-alike, and the command line wins.
+A YAML file given by `--config` becomes flags in front of those of the command line. Both are checked in the same way,
+and the command line wins.
 """
 
 import reprlib
@@ -63,7 +63,7 @@ def _from_yaml(config_class: type[OutputConfig], arguments: Sequence[str]) -> li
 
 
 def _flags(uri: str, flag: str, value: object, kind: object) -> list[str]:
-    """Return what stands for a YAML value on the command line; nothing for null, which leaves the default."""
+    """Return the flags that a YAML value stands for; none for null, which keeps the default."""
     if value in NULL:
         return []
     if kind is bool:
@@ -79,7 +79,7 @@ def _flags(uri: str, flag: str, value: object, kind: object) -> list[str]:
 
 
 def _brief(value: object) -> str:
-    """Return the beginning of a value; `repr` would write out what aliases repeat, a billion times where one wants."""
+    """Return the beginning of a value. `repr` would expand YAML aliases, up to a billion times in a hostile file."""
     return reprlib.repr(value)[:60]
 
 
@@ -102,9 +102,9 @@ def run_job(
 
     Args:
         config_class: The job's options.
-        load: Returns the job; called when the options are right, for its libraries take seconds to load.
-        arguments: The command line's.
-        program: What `--help` calls the program.
+        load: Returns the job. It is called after the options are checked, because a job's libraries load for seconds.
+        arguments: Arguments of the command line.
+        program: Program name in `--help`.
     """
     try:
         config = parse(config_class, arguments, program)

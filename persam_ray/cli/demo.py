@@ -43,10 +43,10 @@ OPTIONS: Mapping[type[OutputConfig], Mapping[str, str]] = {
         "--overwrite": "",
     },
 }
-"""What `--demo` stands for, where it is not given. The reference is the one that the benchmark chooses."""
+"""Options that `--demo` adds unless they are given. The reference is the one that the benchmark chooses."""
 
 ONLY_BESIDE = {"--reference-ids": ("--references", "--category")}
-"""An option of the demo's that has no meaning beside others than the demo's own."""
+"""Demo options that are dropped if one of these others is given, because they only fit the demo's own."""
 
 
 def options(config_class: type[OutputConfig], given: Sequence[str]) -> list[str]:
@@ -54,10 +54,10 @@ def options(config_class: type[OutputConfig], given: Sequence[str]) -> list[str]
 
     Args:
         config_class: The job's options class.
-        given: The names of the flags that are given.
+        given: Names of the given flags.
 
     Raises:
-        ConfigError: A flag is given that names other photos.
+        ConfigError: A given flag names other photos.
     """
     if "--demo" not in given:
         return []
@@ -72,7 +72,7 @@ def options(config_class: type[OutputConfig], given: Sequence[str]) -> list[str]
 
 
 def draw_photos(folder: str) -> None:
-    """Draw the demo's photos into a folder of this machine, on all its cores; those that are there already are kept."""
+    """Draw the demo's photos into a local folder, on all cores; photos that exist already are kept."""
     from persam_ray.demo.dataset import is_written, write_scene
 
     path = Path(folder)

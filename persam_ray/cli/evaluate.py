@@ -1,4 +1,4 @@
-"""Judge predictions against annotated images, joined by key."""
+"""Compare predictions with annotated images, joined by key; metrics out."""
 
 import time
 
@@ -60,7 +60,7 @@ def run_categories(run: str) -> tuple[str, ...]:
 
 
 def check_truth(metrics: Metrics, images: str) -> None:
-    """Raise EvaluationError where the ground truth has no object of a category: its figures would mean nothing."""
+    """Raise EvaluationError if the ground truth has no object of a category: its metrics would mean nothing."""
     for category, values in metrics.categories.items():
         if not (values["tp"] or values["fn"]):
             raise EvaluationError(f"{images}: no annotated image holds the category {category!r}")

@@ -17,7 +17,7 @@ from persam_ray.stages.judge import JudgeOptions
 
 
 def label(config: LabelConfig) -> int:
-    """Run the job: check everything that can be checked, then label what has no row yet."""
+    """Run the job: check options, photos and references first, then label each photo that has no row yet."""
     if config.demo:
         draw_photos(config.images)
     dataset = open_dataset(config.images, config.format, config.annotations)
@@ -31,7 +31,7 @@ def label(config: LabelConfig) -> int:
 def load_sam(
     config: LabelConfig, references: ReferenceSet, cache: FeatureCache | None, checkpoint_uri: str, plan: WorkerPlan
 ) -> Model:
-    """Load SAM; the references are encoded when there is something to label."""
+    """Load SAM. The references are encoded only if there is a photo to label."""
     sam = models.load_checkpoint(checkpoint_uri)
     options = models.sam_options(plan, config.precision, config.guidance, config.batch_size, cache)
 

@@ -1,6 +1,7 @@
-"""The command `persam-ray`: a subcommand for each job. `python jobs/label.py` is `persam-ray label`, and so on.
+"""The command `persam-ray`, with a subcommand for each job. `python jobs/label.py` is the same as `persam-ray label`.
 
-Its overview loads nothing; a subcommand's help loads its options alone; the job itself is loaded once they are right.
+Help is fast: the overview loads no job, and the help of a subcommand loads its options only. A job, whose libraries
+take seconds to load, is loaded after its options are checked.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ class Subcommand:
     """One job.
 
     Attributes:
-        summary: What it does, in a line.
-        options: Its options class, as `module:name` below `persam_ray.options`.
-        job: Its function, as `module:name` below `persam_ray.cli`.
+        summary: One line for the overview.
+        options: Options class, as `module:name` below `persam_ray.options`.
+        job: Job function, as `module:name` below `persam_ray.cli`.
     """
 
     summary: str
@@ -36,7 +37,7 @@ class Subcommand:
         return config_class
 
     def load_job(self) -> Callable[[OutputConfig], int | None]:
-        """Return the job's function, which takes its options and returns an exit status; its libraries take seconds."""
+        """Return the job's function, from options to an exit status. Its libraries take seconds to load."""
         module, _, name = self.job.partition(":")
         job: Callable[[OutputConfig], int | None] = getattr(import_module(f"persam_ray.cli.{module}"), name)
         return job
@@ -68,10 +69,10 @@ SUBCOMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the subcommand that the arguments begin with, and end the process with its status.
+    """Run the subcommand named by the first argument, and end the process with its exit status.
 
     Args:
-        arguments: By default those of the command line.
+        arguments: Arguments, subcommand first; None takes those of the command line.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in {"-h", "--help"}:

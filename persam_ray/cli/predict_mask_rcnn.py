@@ -1,4 +1,4 @@
-"""Label a bucket by a trained Mask R-CNN: the same rows out as those of jobs/label.py."""
+"""Label a bucket with a trained Mask R-CNN; the rows have the format of `persam-ray label`."""
 
 from persam_ray.cluster import models
 from persam_ray.cluster.labeling_run import Model, label_dataset
@@ -14,7 +14,7 @@ from persam_ray.types import DetectionLimits
 
 
 def predict(config: PredictConfig) -> int:
-    """Run the job: check what can be checked, then label what has no row yet."""
+    """Run the job: check options and photos first, then label each photo that has no row yet."""
     dataset = open_dataset(config.images, config.format, config.annotations)
     tell_ignored(dataset)
     checkpoint_uri = locate_detector(config.checkpoint)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def train(config: TrainConfig) -> None:
-    """Run the job: choose the images, check them, train, and say what it came to."""
+    """Run the job: choose the images, check them, train, and print a summary."""
     dataset = open_dataset(config.images, config.format, config.annotations)
     output = prepare_output(config.output, config.inputs, overwrite=config.overwrite)
     check_start(config.start)
@@ -36,7 +36,7 @@ def train(config: TrainConfig) -> None:
 
 
 def training_images(config: TrainConfig, dataset: Dataset) -> tuple[str, ...]:
-    """Return the ids that the options name, or so many as they ask for, or of all images that hold a category."""
+    """Return the ids given by `--train-ids`, or as many as `--train-images` asks for, or all images with a category."""
     plan = plan_workers(nodes())
     count_images(dataset, plan)  # no key twice
     annotated = list_annotated(dataset, plan)
@@ -50,7 +50,7 @@ def training_images(config: TrainConfig, dataset: Dataset) -> tuple[str, ...]:
 
 
 def report(fitted: Fitted, images: int) -> None:
-    """Close with a few lines: what was done, how well, where it lies."""
+    """Print epochs, time, losses and the path of the checkpoint."""
     first, last = fitted.epochs[0], fitted.epochs[-1]
     console.print(
         f"{len(fitted.epochs)} epochs on {images} images in {clock(fitted.seconds)}: loss {first['loss']:.3f} in the "

@@ -10,7 +10,7 @@ from persam_ray.runs.manifest import write_training_manifest
 
 
 def train(config: TrainSamConfig) -> None:
-    """Run the job: draw the scenes, train, and say what it came to."""
+    """Run the job: draw the scenes, train, and print a summary."""
     output = prepare_output(config.output, (), overwrite=config.overwrite, resume=config.resume)
     with session():
         from persam_ray.training.compact_sam import train_sam

@@ -1,10 +1,14 @@
-"""Where things lie: what the features of a compact SAM learn besides answering prompts, from the same masks.
+"""Auxiliary targets for a compact SAM's encoder: it learns from the masks where things lie, besides answering prompts.
 
-A few prompts per photo tell an encoder that starts from random weights little. So linear layers on its features, which
-are thrown away after training, are asked at every feature cell how far it is to the sides of the thing in front there,
-where in its group (a person, a car) that is and how large the group is; at every mask cell whether a thing ends there;
-and for many mask cells (anchors), which others belong to the same thing, or to the same group. They are asked for no
-name of anything.
+A few prompts per photo teach an encoder with random weights little. So linear layers on its features, which are thrown
+away after training, predict
+
+- at every feature cell, the distances to the sides of the thing in front there, the cell's place in that thing's group
+  (a person, a car), and the size of the group;
+- at every mask cell, whether a thing ends there;
+- for many mask cells (anchors), which other cells belong to the same thing, or to the same group.
+
+Category names play no part.
 
 Suffixes: b photos, h w cells of the features (16 pixels), y x cells of masks (4 pixels), o numbers asked for,
 a anchors, c channels.
@@ -31,10 +35,10 @@ PLACES = 8
 """Numbers asked for at each feature cell: four of the thing, four of its group."""
 
 ANCHORS = 24
-"""Of a photo; each is a mask to learn from, for about a twentieth of what the decoder takes for one."""
+"""Anchors of a photo. Each is a mask to learn from, at about a twentieth of the decoder's cost for one."""
 
 GROUP_ANCHORS = 0.3
-"""Part of the anchors that ask for the group, where they have one."""
+"""Share of the anchors on grouped things that ask for the group instead of the thing."""
 
 KIN_CHANNELS = 32  # as many as the decoder's masks are products of
 
@@ -44,16 +48,16 @@ SMOOTH = 0.05  # of the smooth L1 loss; places are in [0, 1]
 
 @dataclass(frozen=True)
 class Layout:
-    """What is asked for.
+    """The auxiliary targets of one photo.
 
     Attributes:
         places_ohw: Square roots of the distances to the thing's left, upper, right and lower side as parts of the
             input's side; then x and y in the group's box and the roots of its width and height, all in [0, 1].
-        known_ohw: Where that has an answer, bool: the padding has none, and what is in no group has none of that.
+        known_ohw: bool, True where `places_ohw` is defined: not on padding, and group values only for grouped things.
         edges_yx: bool, True beside another thing.
         inside_yx: bool, False on padding.
-        anchors_a3: Row and column of mask cells, and 0 where the thing is asked for, 1 where the group.
-        kin_ayx: bool, True where an anchor's thing or group is.
+        anchors_a3: Row and column of a mask cell, then 0 to ask for its thing or 1 to ask for its group.
+        kin_ayx: bool, True on the cells of the anchor's thing or group.
         things_hw: Number of the thing in front at the middle of each feature cell, -1 on padding.
     """
 
@@ -72,7 +76,7 @@ def lay_out(things_yx: Labels, groups_yx: Labels, random: np.random.Generator) -
     Args:
         things_yx: Number of the thing in front, -1 on padding.
         groups_yx: Number of its group, 0 for none, -1 on padding.
-        random: Draws the anchors, from every thing as many.
+        random: Draws the anchors; each thing gets equally many on average.
     """
     size = len(things_yx)
     centres = slice(STRIDE // 2, None, STRIDE)
@@ -108,7 +112,7 @@ def lay_out(things_yx: Labels, groups_yx: Labels, random: np.random.Generator) -
 
 
 def _anchors(things_yx: Labels, groups_yx: Labels, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Return anchors (a, 3), from every thing as many; the padding is no thing."""
+    """Return anchors (a, 3), none on padding; each thing is equally likely, whatever its size."""
     _, inverse, counts = np.unique(things_yx, return_inverse=True, return_counts=True)
     chance = np.where(things_yx.ravel() >= 0, 1 / counts[inverse.ravel()], 0)
     cells_a = random.choice(things_yx.size, size=ANCHORS, p=chance / chance.sum())
@@ -155,7 +159,7 @@ class LayoutHead(nn.Module):
 def layout_losses(
     head: LayoutHead, features_bchw: Tensor, position_chw: Tensor, layouts: Sequence[Layout]
 ) -> dict[str, Tensor]:
-    """Return how wrong the answers are, scalars: `place`, `edge` and `kin` (focal and dice, as of SAM's masks)."""
+    """Return the losses by name, scalars: `place`, `edge` and `kin` (focal and dice, as for SAM's masks)."""
 
     def stacked(name: str) -> Tensor:
         return torch.from_numpy(np.stack([vars(layout)[name] for layout in layouts])).to(features_bchw.device)

@@ -17,14 +17,14 @@ from persam_ray.types import BoolArray
 def candidate_losses(logits_nmhw: Tensor, iou_nm: Tensor, masks_nhw: Tensor, single_n: Tensor) -> dict[str, Tensor]:
     """Return the losses of one round, scalars.
 
-    Of the three scales only the best learns its mask; the single mask (the first candidate) learns where it is asked
-    for. All learn to predict their real IoU.
+    Only the best of the three scales learns its mask. The single mask (the first candidate) learns where `single_n` is
+    True. All candidates learn to predict their real IoU.
 
     Args:
         logits_nmhw: Logits of each target's candidates.
         iou_nm: IoU that the model predicts for them.
         masks_nhw: The targets, 0 or 1.
-        single_n: True where the prompt is more than one point, so that it says which mask is meant.
+        single_n: True where the prompt is more than one point, and thus unambiguous.
     """
     truth_nmhw = masks_nhw[:, None].expand_as(logits_nmhw)
     focal_nm = FOCAL_WEIGHT * focal_loss(logits_nmhw, truth_nmhw)
@@ -49,9 +49,9 @@ def real_iou(logits_nmhw: Tensor, truth_nmhw: Tensor) -> Tensor:
 def error_points(
     found_nhw: BoolArray, masks_nhw: BoolArray, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return a random pixel (n, 2) where each answer is wrong, and its label (n): 1 if missed, 0 if not of the object.
+    """Return a random wrong pixel (n, 2) of each answer and its label (n): 1 if missed, 0 if wrongly included.
 
-    Where nothing is wrong, a pixel of the object.
+    If nothing is wrong, the pixel is one of the object.
     """
     wrong_nhw = found_nhw ^ masks_nhw
     right_n = ~wrong_nhw.any(axis=(1, 2))

@@ -1,11 +1,11 @@
-"""Finding a thing again: what makes features of a compact SAM fit to be compared, from the same masks.
+"""A matching loss: it trains a compact SAM's features so that a thing can be found again in another photo.
 
 PerSAM takes the mean feature of an object in one photo and looks for it in another, by cosine similarity. SAM's
 features serve for that because its encoder had learned from many photos before it saw a mask. Here two views of a scene
 are compared: the scene, and the scene with some objects left out and other clothes of other fabrics, each cropped,
-mirrored and recoloured by itself. Of all places in one view, those on a thing must be most like the mean of that thing
-in the other; and of all things in the other, its own must be most like a place. The names of things, and other scenes,
-play no part.
+mirrored and recoloured by itself. The mean feature of a thing in one view must be more similar to the
+places on that thing in the other view than to other places; and a place must be more similar to its own thing than to
+other things. Category names and other scenes play no part.
 
 Suffixes: b photos, the two views of a scene side by side; h w cells of the features; p the same, flat; n things that
 both views show; c channels.
@@ -29,7 +29,7 @@ TEMPERATURE = 0.1
 
 
 def match_loss(features_bchw: Tensor, things_bhw: Sequence[Labels]) -> Tensor:
-    """Return how badly things are found again, a scalar; 0 where no two views share two things.
+    """Return the matching loss, a scalar; 0 if no two views share two things.
 
     Args:
         features_bchw: The photos' features.
@@ -50,7 +50,7 @@ def match_loss(features_bchw: Tensor, things_bhw: Sequence[Labels]) -> Tensor:
 
 
 def _terms(seen_chw: Tensor, seen_hw: Labels, sought_chw: Tensor, sought_hw: Labels) -> Iterator[Tensor]:
-    """Yield two losses of things seen in one view and sought in the other: which places, and which thing at a place."""
+    """Yield two losses for things seen in one view and sought in the other: over places, and over things at a place."""
     things_n = np.intersect1d(seen_hw[seen_hw >= 0], sought_hw)
     if len(things_n) < 2:
         return

@@ -1,9 +1,9 @@
-"""How good a Segment Anything Model is on scenes that it never saw: the figures of its model card.
+"""Measure a Segment Anything Model on scenes that it never saw: the figures of the model card.
 
-Every object and every group that covers enough of a scene is asked for twice: by one point, the pixel farthest from the
-mask's border, and by its exact box. The figures are of the best of three candidates, in the photo's own frame: the mean
-of the targets' IoUs, in which a small one counts as much as a large one, and summed intersection over summed union, as
-PerSAM is judged.
+The model is prompted twice for every object and group that covers enough of a scene: by one point, the pixel farthest
+from the mask's border, and by its exact box. The best of three candidates counts, in the photo's own frame. Two
+figures come out: the mean IoU of the targets, in which small ones weigh as much as large ones, and summed intersection
+over summed union, as in PerSAM's evaluation.
 
 Suffixes: k targets, p prompts (a point, a box), m candidates, h w rows and columns.
 """
@@ -38,7 +38,7 @@ class Quality:
         by_box: From the exact box, the mean over targets.
         summed_by_point: From one point, summed intersection over summed union.
         summed_by_box: From the exact box, likewise.
-        targets: How many masks were asked for.
+        targets: Number of target masks.
     """
 
     by_point: float
@@ -53,7 +53,7 @@ def evaluate(sam: Sam, scenes: Iterable[Scene], least_share: float = LEAST_SHARE
 
     Args:
         sam: The model.
-        scenes: What it is asked about.
+        scenes: Scenes to measure on.
         least_share: Least part of the photo's pixels that a target covers.
 
     Raises:
@@ -72,7 +72,7 @@ def evaluate(sam: Sam, scenes: Iterable[Scene], least_share: float = LEAST_SHARE
 def targets(scene: Scene, least_share: float = LEAST_SHARE) -> list[BoolArray]:
     """Return the visible masks (h, w) of the objects and groups that are large enough, none twice.
 
-    A group of which one object is left to see has that object's mask.
+    A group with one visible object has that object's mask, which is returned once.
     """
     least = least_share * scene.object_map_hw.size
     masks = {mask_hw.tobytes(): mask_hw for _, mask_hw in (*scene.objects, *scene.groups) if mask_hw.sum() >= least}
@@ -87,7 +87,7 @@ def central_pixel(mask_hw: BoolArray) -> tuple[int, int]:
 
 
 def _overlaps(sam: Sam, scene: Scene, least_share: float) -> npt.NDArray[np.float64]:
-    """Return the pixels that each target and its best candidate share, and have together: (k, p, 2)."""
+    """Return intersection and union, in pixels, of each target and its best candidate: (k, p, 2)."""
     masks = targets(scene, least_share)
     features_1chw = sam.encode([resize_longest_side(scene.image_hw3, sam.image_size_px)])
     frame = sam.frame(scene.object_map_hw.shape)

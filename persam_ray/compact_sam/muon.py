@@ -1,8 +1,8 @@
 """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): steps along the orthogonalised momentum.
 
-Weights with two and more dimensions take steps that turn all directions of a matrix alike, where AdamW's follow the few
-that most gradients share; everything else is left to AdamW. `torch.optim.Muon` is the same for matrices alone, and most
-of what is learned here are convolutions: those are matrices with a row for each output channel.
+Muon steps move all directions of a weight matrix equally; AdamW's follow the few that most gradients share. Parameter
+groups choose Muon; AdamW takes the rest. `torch.optim.Muon` does the same for matrices only, but most weights here are
+convolutions: they are flattened to matrices with a row for each output channel.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from torch.optim import AdamW
 
 MOMENTUM = 0.95
 UPDATE_RMS = 0.2
-"""Of an orthogonal step's entries, as AdamW's have it, so that one learning rate serves both (Liu et al. 2025,
-arXiv:2502.16982)."""
+"""Root mean square of the entries of a step, about that of AdamW's steps, so that learning rates are comparable (Liu et
+al. 2025, arXiv:2502.16982)."""
 
 ITERATIONS = 5
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -23,7 +23,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 class MuonAdamW(AdamW):
-    """AdamW, and Muon for the parameter groups that say so (`"muon": True`), with a group's `lr` and `weight_decay`."""
+    """AdamW, but Muon for parameter groups with `"muon": True`; both use the group's `lr` and `weight_decay`."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # no loss to return
@@ -42,7 +42,7 @@ class MuonAdamW(AdamW):
             if weight.grad is not None
         ]
         for _, weight, _ in turned:
-            weight.grad = None  # which AdamW passes by
+            weight.grad = None  # AdamW skips weights without a gradient
         super().step()
         for group, weight, gradient in turned:
             weight.grad = gradient
@@ -62,7 +62,7 @@ class MuonAdamW(AdamW):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return about the nearest matrix with orthonormal rows or columns, by a Newton-Schulz iteration in bfloat16."""
+    """Return nearly the closest matrix with orthonormal rows or columns, by a Newton-Schulz iteration in bfloat16."""
     first, third, fifth = QUINTIC
     x = matrix.bfloat16()
     is_tall = x.shape[0] > x.shape[1]

@@ -1,4 +1,4 @@
-"""A compact Segment Anything Model to train: `segment_anything`'s decoder behind a `timm` backbone; its checkpoints."""
+"""A compact Segment Anything Model to train, `segment_anything`'s decoder on a `timm` backbone, and its checkpoints."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ WAVE_CYCLES = (0.5, 6.0)
 """Scales of the waves that positions are encoded by, in cycles over half the image; SAM's are 1."""
 
 SHARPNESS = 2.0
-"""How sharply attention by place begins: factor on the usual random weights of queries and keys."""
+"""Factor on the initial query weights (keys start as copies): above 1, attention by place starts sharper."""
 
 EMBEDDING = 256  # channels of the features; CompactEncoder's neck has as many
 
@@ -91,9 +91,10 @@ def new_compact_sam(backbone: str, image_size: int, seed: int) -> CompactSam:
 def _attend_by_place(sam: CompactSam) -> None:
     """Let a prompt's token attend, before any training, to the image's cells at its place, and they to it.
 
-    SAM's positions are random waves of about one cycle, alike for places 8% of the image apart, and its queries and
-    keys are random projections, under which two alike vectors are not. Here waves have several scales, and keys
-    begin as queries do. (In 500 steps no difference to SAM's own start was seen; the bundled weights began so.)
+    SAM encodes positions by random waves of about one cycle, which are alike for places 8% of the image apart. Its
+    queries and keys are different random projections, so similar vectors do not give similar queries and keys. Here the
+    waves have several scales, and keys start with the weights of queries. (500 steps showed no difference to SAM's own
+    start; the bundled weights were trained from this one.)
     """
     waves_2c = sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
     shortest, longest = (math.log(cycles) for cycles in WAVE_CYCLES)
@@ -111,7 +112,7 @@ def load_weights(sam: CompactSam, checkpoint: Checkpoint) -> None:
     """Fill a model with a compact SAM's weights; the image size may be another.
 
     Raises:
-        CheckpointError: They are of another backbone, or of no compact SAM.
+        CheckpointError: The weights have another backbone, or are not a compact SAM's.
     """
     backbone = checkpoint.metadata.get("backbone")
     if checkpoint.metadata.get("format") != COMPACT_FORMAT or backbone != sam.backbone_name:

@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 
 CELL_PX = 4
 LEAST_CELLS = 12
-"""Smaller targets are not asked for: 3 x 4 cells are less than one cell of SAM's features (4 x 4)."""
+"""Targets with fewer cells are dropped: 3 x 4 cells are less than one cell of SAM's features (4 x 4)."""
 
 PADDING = -1
 BOX_NOISE, BOX_NOISE_LIMIT = 0.1, 20 / 1024
@@ -50,7 +50,7 @@ TARGET_KINDS = {"object": 0.6, "union": 0.15, "group": 0.25}
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How samples are made of scenes.
+    """How samples are made from scenes.
 
     Attributes:
         image_size_px: Side of the model's square input, a multiple of 32.
@@ -104,10 +104,10 @@ class Sample:
 def make_sample(scene: ObjectPhoto, settings: SampleSettings, seed: int) -> Sample:
     """Crop, mirror and recolour a scene, and draw targets in it with their first prompts.
 
-    Where fewer targets are large enough, they come several times, each with a prompt of its own.
+    If too few targets are large enough, they are repeated, each time with another prompt.
 
     Raises:
-        ValueError: Nothing in the scene is large enough to ask for.
+        ValueError: No object in the scene is large enough.
     """
     random = np.random.default_rng(seed)
     photo_hw3, map_hw = scene.image_hw3, scene.object_map_hw

@@ -9,15 +9,18 @@
     tensors, metadata = to_compact_checkpoint(sam)
 
 A step shows scenes twice: as they are, and with some objects left out and others of another fabric; each view is
-cropped and recoloured by itself. A photo is encoded once and asked for several masks, by a point, a box, or a point on
-the object and one beside it; some of them are asked for again, with a point where the answer was wrong and the answer
-itself. Workers take equal shares of a step's photos.
+cropped and recoloured by itself. A photo is encoded once and then prompted for several masks: by a point, by a box, or
+by a point on the object and one beside it. Some masks get a second round, prompted also by a point where the first
+answer was wrong and by that answer as mask. Workers take equal shares of a step's photos.
 
-Four things differ from the paper. The encoder first learns alone where things lie, from the same masks, and goes on
-learning it beside the prompts (`sam_layout`). It also learns to find a thing of one view again in the other
-(`sam_matching`): the paper's encoder comes from another training, on photos without masks. All three scales learn in
-the second round too, not only the single mask: PerSAM refines with all three. And a first prompt may be two points, one
-beside the object, which is how PerSAM begins.
+Four things differ from the paper:
+
+- The encoder first learns alone where things lie, from the same masks, and goes on learning it beside the prompts
+  (`layout`).
+- It also learns to find a thing of one view again in the other (`matching`). The paper's encoder was trained before, on
+  photos without masks.
+- All three scales learn in the second round too, not only the single mask, because PerSAM refines with all three.
+- A first prompt may be two points, one of them beside the object, because PerSAM begins so.
 
 Suffixes: b photos, k target masks of a photo, n all target masks of a batch, m candidates of a mask (the single mask,
 then three scales), t prompt tokens, h w rows and columns, c channels.
@@ -52,19 +55,19 @@ class SamTrainingSettings:
     """How a compact SAM is trained.
 
     Attributes:
-        layout_steps: Optimiser steps that are taken first, for the encoder alone, which learns the layout of small
-            photos: three times as fast as with prompts, and a decoder learns little from features that say nothing.
+        layout_steps: Optimiser steps that come first and train the encoder alone, on the layout of small photos. They
+            are three times as fast as steps with prompts, and a decoder learns little from untrained features.
         steps: Optimiser steps with prompts.
         photos_per_step: Photos in a step, over all workers, two of each scene; a multiple of twice the workers' number.
-        corrected: Targets of a photo that are asked for a second time; at least 1, or the weights that take a mask as
-            prompt would get no gradient.
-        small_steps: Part of `steps`, in [0, 1], that are taken first, on photos of `small_px`: twice as fast.
-        small_px: Side of the model's square input then, a multiple of 32.
-        learning_rate: Highest rate of AdamW (Muon's are multiples of it), without prompts and then with them: each time
-            reached after `warmup` of the steps, then a cosine to 0.
+        corrected: Targets of a photo that get a second round; at least 1, or the weights for mask prompts would get no
+            gradient.
+        small_steps: Share of `steps`, in [0, 1], that come first, on photos of `small_px`; they are twice as fast.
+        small_px: Side of the model's square input in these steps, a multiple of 32.
+        learning_rate: Highest learning rate of AdamW; Muon's are multiples of it. Steps without prompts and steps with
+            them have a schedule each: a linear warm-up over `warmup` of the steps, then a cosine to 0.
         weight_decay: Decay of weights with two and more dimensions.
-        warmup: Part of the steps, in [0, 1].
-        clip_norm: Longest gradient.
+        warmup: Share of the steps, in [0, 1].
+        clip_norm: Gradients with a larger norm are scaled down to it.
         seed: Seed of the scenes' order, of augmentation, targets and prompts.
         samples: How samples are made.
     """
@@ -129,8 +132,8 @@ class TrainingLosses(nn.Module):
 
     Args:
         sam: Trained in float32.
-        corrected: Targets of a photo that are asked for a second time.
-        compute: Type of the layers' arithmetic; BatchNorm's statistics and the losses are float32 always.
+        corrected: Targets of a photo that get a second round.
+        compute: Type of the layers' arithmetic; BatchNorm's statistics and the losses are always float32.
     """
 
     def __init__(self, sam: CompactSam, corrected: int = 3, compute: torch.dtype = torch.float32) -> None:
@@ -138,11 +141,11 @@ class TrainingLosses(nn.Module):
         self.questions, self.compute = _Questions(sam, corrected), compute
 
     def forward(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
-        """Return losses by name, scalars: `place`, `edge` and `kin` (`sam_layout`) and `match` (`sam_matching`) of the
-        features; where samples have targets (samples 2 i and 2 i + 1 are views of one scene), also
+        """Return losses by name, scalars; samples 2 i and 2 i + 1 are the two views of a scene.
 
-        `focal` (times 20) and `dice` of the candidates that learn, `iou` of all candidates' predicted IoU, each the
-        mean over photos, their targets and rounds.
+        `place`, `edge` and `kin` (module `layout`) and `match` (module `matching`) are losses of the features. If
+        samples have targets, there are also `focal` (times 20) and `dice` of the candidates that learn, and `iou` of
+        all candidates' predicted IoU; each is the mean over photos, their targets and rounds.
         """
         # Not autocast: it casts weights at every use and runs layer norms in float32: a quarter slower on a CPU.
         norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -156,7 +159,7 @@ class TrainingLosses(nn.Module):
 
 
 class _Questions(nn.Module):
-    """Two rounds of questions, and the losses of the answers."""
+    """Two rounds of prompts, and the losses of the answers."""
 
     def __init__(self, sam: CompactSam, corrected: int) -> None:
         super().__init__()

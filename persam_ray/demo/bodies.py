@@ -69,7 +69,7 @@ class Body:
         height_px: Crown to soles of the standing person.
         feminine: Chooses hair, clothes and face; the build is separate.
         turn: Direction of the face and the torso, -1 (to the picture's left) to 1.
-        neck: Between the shoulders. `head` is the center of the head, `pelvis` of the hips.
+        neck: Point between the shoulders. `head` is the center of the head, `pelvis` that of the hips.
     """
 
     build: Build

@@ -1,7 +1,7 @@
 """The canvas: colours and, for every pixel, the object that is in front there.
 
-It is drawn at twice the size of the photo (a 560 x 384 photo: 1120 x 768, 2.6 MB of RGB) and reduced at the end;
-colours get smooth edges, the object map, from the same outlines, none.
+It is drawn at twice the size of the photo (a 560 x 384 photo: 1120 x 768, 2.6 MB of RGB) and reduced at the end. That
+gives colours smooth edges. The object map comes from the same outlines and keeps hard edges.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ class Flat:
     """A surface that faces the camera.
 
     Attributes:
-        origin: Where u = v = 0, pixels.
+        origin: Point with u = v = 0, pixels.
         unit_px: Pixels of one unit of u and v (for clothes, the wearer's height).
         angle: Direction of v, radians from straight down towards the left.
     """
@@ -63,7 +63,7 @@ class Ground:
         horizon_y: Row of the horizon, pixels.
         center_x: Column to which it recedes, pixels.
         camera_m: Height of the camera above the ground.
-        focal_px: The lens, in pixels of the photo: about 1.6 heights for a portrait lens.
+        focal_px: Focal length in pixels of the photo: about 1.6 heights for a portrait lens.
     """
 
     horizon_y: float
@@ -97,9 +97,9 @@ class Piece:
     """Something to paint: the union of its outlines in one fabric.
 
     Attributes:
-        outlines: What it covers.
-        fabric: What it is made of; or a factor, which makes what is there already darker or brighter.
-        frame: Where the fabric's pattern lies.
+        outlines: Outlines of the covered area.
+        fabric: The fabric; or a factor that makes the colours already there darker or brighter.
+        frame: Frame of the fabric's pattern.
         roundness_px: Radius of its body, for the shading of its sides; 0 is flat.
         shadow: Depth of the shadow that it casts on its own group's things behind it, relative to the light's.
         clip: Paint only where its object is already in front (prints, pockets, buttons).
@@ -119,9 +119,9 @@ class Canvas:
 
     Attributes:
         size_hw: The photo's (h, w) in pixels.
-        light: Falls on everything.
-        leave_out: Says of each new object that belongs to a group whether it is left out: numbered, but never painted.
-        other_fabric: Gives each thing worn another fabric than the one it was cut from, or None to leave that.
+        light: Light on everything that is painted.
+        leave_out: Decides for each new object of a group whether it is left out: numbered, but never painted.
+        other_fabric: Returns another fabric for a thing worn, or None to keep its own.
         labels: Label by object number.
         groups: Group by object number, 0 for none.
         group_labels: Label by group.
@@ -241,7 +241,7 @@ class Canvas:
         region[:] = (region + (rgb - region) * weight + np.float32(0.5)).clip(0, 255).astype(np.uint8)
 
     def _cast_shadow(self, box: Box, alpha: ByteArray, piece: Piece, group: int) -> None:
-        """Darken what the piece's own group has behind it, away from the light."""
+        """Lay the piece's shadow on things of its own group behind it, on the side away from the light."""
         reach = piece.roundness_px * 0.3 * OVERSAMPLING
         shift = np.array([[1, 0, -self.light.toward_xy[0] * reach], [0, 1, -self.light.toward_xy[1] * reach]])
         soft = cv2.warpAffine(_soften(alpha, reach), shift, alpha.shape[::-1])

@@ -1,4 +1,4 @@
-"""Who is in the picture and what they wear: a body, dressed from its skin outwards."""
+"""People and their clothes: a body, dressed from the skin outwards."""
 
 from dataclasses import dataclass
 from typing import Literal

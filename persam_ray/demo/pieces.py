@@ -1,4 +1,4 @@
-"""What a figure is made of before it is painted: pieces, each belonging to a named object, in layers."""
+"""Pieces of a figure before it is painted. Each belongs to a named object and lies in a layer."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ class Sewn:
     """A piece of a figure: which object it belongs to and where in the order of layers it lies.
 
     Attributes:
-        label: A class of the index map, or any other name for what has none.
+        label: A class of the index map, or any other name for an object without a class.
         part: Tells objects of the same label apart (left and right shoe); pieces of one label and part are one object.
     """
 
@@ -57,7 +57,7 @@ class Sewn:
 Figure = list[Sewn]
 
 BODY_PARTS = frozenset({"skin", "face", "hair"})
-"""Labels of what is not worn."""
+"""Labels of things that are not worn."""
 
 
 class Tailor:
@@ -116,9 +116,9 @@ def paint_figure(canvas: Canvas, figure: Figure, *, group_label: str, parts: boo
     """Paint a figure from back to front.
 
     Args:
-        canvas: Changed.
-        figure: In any order.
-        group_label: Name of the whole.
+        canvas: Canvas to paint on; it is changed.
+        figure: Pieces of the figure, in any order.
+        group_label: Name of the figure as a group.
         parts: Make every garment and body part an object of its own; otherwise the figure is one object.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Things that stand about: signs, poles, trees, laundry, flags, mannequins; painted at once, back to front.
+"""Props of a scene: signs, poles, trees, laundry, flags, mannequins. They are painted at once, back to front.
 
-Positions are where a thing touches the ground (or hangs), pixels; sizes are in pixels too, for one meter is as long as
-the scene says.
+A position is the point where a thing touches the ground or hangs. Positions and sizes are in pixels; the scene says how
+many pixels a meter has.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ STEEL = rgb("55585c")
 
 
 def cloth(rng: np.random.Generator) -> Fabric:
-    """Return a fabric as clothes have it, for what only looks like clothes."""
+    """Return a clothes fabric, for props that look like clothes."""
     return woven(rng, CLOTH_PATTERNS, varied(rng, ACCENTS + BRIGHTS + BLUES + NEUTRALS))
 
 

@@ -1,7 +1,7 @@
 """Scenes: a place, people, and a camera, from one seed.
 
-A street-style photo of 560 x 384 pixels takes about a quarter of a second: the place is painted and put out of focus,
-passers-by are painted into the distance, then the main person (or two), then what the camera does to it all.
+A street-style photo of 560 x 384 pixels takes about a quarter of a second. The place is painted and blurred, then come
+passers-by in the distance and the main person (or two). At the end the camera adds exposure, blur and noise.
 """
 
 import io
@@ -32,7 +32,7 @@ SMALL_FIGURE = 0.4
 """A passer-by below this share of the picture's height is one object; a larger one's clothes are objects too."""
 
 STRONG_SUN = 0.5
-"""Lights with deeper shadows than this lay figures' shadows on the ground."""
+"""Figures cast shadows on the ground if the light's shadows are deeper than this."""
 
 PLACE_WEIGHTS = {"street": 38.0, "wall": 24.0, "shop": 14.0, "park": 12.0, "room": 12.0}
 assert PLACE_WEIGHTS.keys() == PLACES.keys()
@@ -40,7 +40,7 @@ assert PLACE_WEIGHTS.keys() == PLACES.keys()
 
 @dataclass(frozen=True)
 class Scene:
-    """A photo with everything that is known about it.
+    """A photo with its ground truth.
 
     Attributes:
         jpeg: The photo as a file.
@@ -66,14 +66,14 @@ class Scene:
 
     @property
     def objects(self) -> tuple[tuple[str, BoolArray], ...]:
-        """Everything drawn that can be seen, as label and visible pixels (h, w); no two share a pixel."""
+        """All visible objects, as label and visible pixels (h, w); no two share a pixel."""
         return tuple(
             (self.object_labels[number], self.object_map_hw == number) for number in np.unique(self.object_map_hw)
         )
 
     @property
     def groups(self) -> tuple[tuple[str, BoolArray], ...]:
-        """What is made of several objects (a person, a car, a building), as label and visible pixels (h, w)."""
+        """All visible groups of objects (a person, a car, a building), as label and visible pixels (h, w)."""
         map_hw = np.asarray(self.object_groups, dtype=np.int16)[self.object_map_hw]
         return tuple((self.group_labels[group], map_hw == group) for group in np.unique(map_hw) if group > 0)
 

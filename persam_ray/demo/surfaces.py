@@ -1,4 +1,4 @@
-"""How the ground lies, and what grounds and walls are made of."""
+"""The view of a scene (horizon and ground), and the materials of grounds and walls."""
 
 from dataclasses import dataclass
 

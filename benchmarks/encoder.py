@@ -2,8 +2,8 @@
 
     python benchmarks/encoder.py [--width 768 --depth 12 --heads 12] [--rounds 3]
 
-Weights are random (ViT-B's shape by default), which measures arithmetic and time, not quality. The sides take turns;
-each one's best time counts. Prints seconds an image, ratios to the package in float32, the relative error of the
+Weights are random (ViT-B's shape by default): this measures arithmetic and time, not quality. The sides take turns, and
+the best time of each counts. Prints seconds an image, ratios to the package in float32, the relative error of the
 features, and a JSON line.
 """
 
@@ -75,7 +75,7 @@ class Timed:
         self.seconds[name].append(time.perf_counter() - started_s)
 
     def compared(self, base: str, flop: float) -> dict[str, dict[str, float]]:
-        """Return each side's figures next to those of one of them."""
+        """Return each side's figures in relation to those of one side, the baseline."""
         base_s, exact = min(self.seconds[base]), self.features[base]
         return {
             name: {
@@ -102,7 +102,7 @@ def vit(width: int, depth: int, heads: int) -> ImageEncoderViT:
 
 
 def flop_of(encoder: ImageEncoderViT) -> float:
-    """Return what the model's own matrix products take for an image, without padding or folding: 2 for a product."""
+    """Return the FLOP of the model's own matrix products for an image, without padding or folding; a product is 2."""
     width, tokens = encoder.pos_embed.shape[3], encoder.pos_embed.shape[1] * encoder.pos_embed.shape[2]
     layers = sum(module.weight.numel() for module in encoder.blocks.modules() if isinstance(module, nn.Linear))
     neighbours = sum(block.window_size**2 or tokens for block in encoder.blocks)

@@ -2,7 +2,8 @@
 
 Worker processes evaluate shards of small synthetic images (32 x 32, about 5 predictions and 4 truths each) and send
 their summaries; the driver, this process, merges and accumulates them. Peak memory (RSS) is the driver's own, read
-after each size, so sizes must rise. Real photos cost the workers more; to the driver all masks are alike.
+after each size, so sizes must rise. Real photos cost the workers more time; the driver's cost
+does not depend on the masks.
 """
 
 import argparse
@@ -63,7 +64,7 @@ def peak_mib() -> float:
 
 
 def measure(pool: Pool, size: int) -> str:
-    """Evaluate so many predictions in shards, merge, accumulate, compare with themselves (in brackets: resamples)."""
+    """Evaluate this many predictions in shards, merge, accumulate, compare with themselves (in brackets: resamples)."""
     times_s = [time.perf_counter()]
     work = functools.partial(evaluate, predictions=min(size, SHARD_INSTANCES))
     parts = list(pool.imap_unordered(work, range(max(1, size // SHARD_INSTANCES))))

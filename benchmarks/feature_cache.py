@@ -10,8 +10,8 @@ Decoded photos go through `SegmentWithSam` with one target of PerSAM, in turn on
 - hit: with the filled one;
 
 the last two with a local folder and with a bucket of moto's S3 server (the `test` extra), which runs beside them and
-shares the CPUs. Prints medians of seconds a photo, of the whole stage and of its step `encode` (which is waiting for
-features, on a hit), ratios and a JSON line, and makes sure that all three give the same rows, to the bit.
+shares the CPUs. Prints the median seconds a photo of the whole stage and of its step `encode` (on a hit: waiting for
+features), ratios and a JSON line. Checks that all three give the same rows, to the bit.
 """
 
 import argparse
@@ -161,7 +161,7 @@ def measured(
 
 
 def report(seconds: dict[str, tuple[float, float]], sam: str, precision: str, photos: int, repeats: int) -> None:
-    """Print all of it."""
+    """Print seconds, ratios and the JSON line."""
     whole, encode = seconds["plain"]
     print(f"{'s a photo':14} {'stage':>9} {'encode':>9} {'plain / it':>12} {'of encode':>12}")
     for side, (own_whole, own_encode) in seconds.items():

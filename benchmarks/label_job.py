@@ -115,7 +115,7 @@ def job_s(work: Path, uri: str, reference: str, categories: int) -> tuple[float,
 
 
 def report(seconds: dict[str, float], photos: int, categories: int, sam: str) -> None:
-    """Print all of it."""
+    """Print seconds, ratios and the JSON line."""
     for side, spent_s in seconds.items():
         print(f"{side:40} {spent_s:8.2f} s  {1000 * spent_s / photos:8.1f} ms a photo")
     one, several = "job, 1 categories", f"job, {categories} categories"

@@ -3,10 +3,10 @@
     python benchmarks/label_scale.py --images photos/ --reference cup.jpg,cup_mask.png [--sam demo]
 
 Copies the photos under new names until there are enough. Runs `jobs/label.py` as a process of its own on 100 photos, on
-1,000, on 1,000 with one actor, and once more into the folder of the 1,000 with 10 new photos. Prints of each the
-seconds from the command to its end and to the first labeled photo, images per second of the labeling, and the highest
-resident memory of the driver and of an actor; then ratios and a JSON line. An actor's memory is also given without what
-it shares with others: Ray's object store, of which it has touched more the longer it runs, and libraries.
+1,000, on 1,000 with one actor, and once more into the folder of the 1,000 with 10 new photos. Prints for each
+run the seconds from the command to its end and to the first labeled photo, images per second of the labeling, and the
+highest resident memory of the driver and of an actor; then ratios and a JSON line. An actor's memory is also shown
+without shared memory: libraries, and Ray's object store, of which an actor touches more the longer it runs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
 class Watched:
     """A run: seconds, photos, and the highest resident memory of its driver and of any of its actors, in MiB.
 
-    Of an actor also what is its own, shared with no other process.
+    For an actor also the highest memory that it shares with no other process.
     """
 
     whole_s: float
@@ -78,7 +78,7 @@ def copied(found: Sequence[Path], folder: Path, start: int, count: int) -> Path:
 
 
 def watched(images: Path, output: Path, options: Sequence[str]) -> Watched:
-    """Run the job; look at its bar four times a second, and at its processes every two, which takes time from it."""
+    """Run the job; read its bar four times a second and its processes every two seconds, which takes time from it."""
     command = [
         sys.executable,
         str(ROOT / "jobs" / "label.py"),
@@ -131,7 +131,7 @@ def memory_mib(process: psutil.Process) -> tuple[float, float]:
 
 
 def report(runs: dict[str, Watched]) -> None:
-    """Print all of it."""
+    """Print seconds, memory, ratios and the JSON line."""
     for name, run in runs.items():
         print(
             f"{name:24} {run.whole_s:7.1f} s, the first after {run.first_s:5.1f} s, {run.labeled} labeled, "

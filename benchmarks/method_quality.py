@@ -3,8 +3,8 @@
     python benchmarks/method_quality.py FOLDER CHECKPOINT top=IMAGE_ID pants=IMAGE_ID ... [--precision float32]
 
 The photo named for a category is its reference. Prints, for both kinds of guidance and both methods, the mIoU over the
-other photos in which the category covers more than 0.5% of the pixels, and for rules to score an instance the average
-precision at IoU 0.5 when all photos are ranked by it.
+other photos in which the category covers more than 0.5% of the pixels. Prints also, for each rule to score an instance,
+the average precision at IoU 0.5 with all photos ranked by that score.
 """
 
 import argparse

@@ -47,7 +47,7 @@ def opened(path: Path) -> np.ndarray:
 
 
 def segmented(predictor: SamPredictor, photo: Path) -> BoolArray:
-    """Return the mask of what is in the photo's middle."""
+    """Return the mask of the object in the middle of the photo."""
     image = opened(photo)
     predictor.set_image(image)
     point = {"point_coords": np.array([[image.shape[1] / 2, image.shape[0] / 2]]), "point_labels": np.array([1])}

@@ -1,11 +1,10 @@
-"""Do masks change with the precision? PerSAM and PerSAM-F on annotated photos, in float32, as `auto`
-has it, and in bfloat16.
+"""Do masks change with the precision? PerSAM and PerSAM-F on annotated photos in float32, `auto` and bfloat16.
 
     python benchmarks/precision.py CHECKPOINT DEEPFASHION_FOLDER [--category top] [--photos 240]
 
-The first photo that holds the category is the reference, its targets made in float32, as the jobs make PerSAM-F's.
-Prints the mean IoU of the masks with those of float32, the mIoU (summed intersection over summed union) of each against
-the truth on photos in which the category covers more than 0.5% of the pixels, and a JSON line.
+The first photo that holds the category is the reference. Targets are made in float32, as in the jobs for PerSAM-F.
+Prints the mean IoU of the masks with the masks in float32, the mIoU (summed intersection over summed union) of each
+against the truth on photos in which the category covers more than 0.5% of the pixels, and a JSON line.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""What does it cost to go on with a run? All keys of a bucket against all rows of a run directory.
+"""What does it cost to resume a run? All keys of a bucket are compared with all rows of a run directory.
 
     python benchmarks/resume_scale.py [--keys 10000000] [--new 1000]
 
 Writes Parquet shards of `--keys` photos (keys alone, a photo being one byte) and a run directory with a row for all
-but the last `--new`, as labeling writes them (1,000 rows in a file, no masks). Then takes stock on local Ray, as a job
-does that is given again. Prints seconds, the driver's and the workers' peak memory, and a JSON line.
+but the last `--new`, as labeling writes them (1,000 rows in a file, no masks). Then takes stock on local Ray, as a
+resumed job does. Prints seconds, the driver's and the workers' peak memory, and a JSON line.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def driver_mib() -> float:
 
 
 class PeakOfWorkers:
-    """The most memory that this process' Ray workers had together, without what they share."""
+    """Highest total memory of this process' Ray workers, without shared memory, in MiB."""
 
     def __init__(self) -> None:
         self.mib = 0.0

@@ -2,11 +2,11 @@
 
     python benchmarks/sam_quality.py [--sam demo] [--scenes 100] [--first-seed 1000000] [--references 5]
 
-Prints the IoU of the best of three candidates over all objects and groups (people, cars, ...) that cover enough of a
-scene, asked for by one point (the pixel farthest from the border) and by their exact box, as a mean over them and as
-summed intersection over summed union; then the mIoU of PerSAM and
-PerSAM-F for `top` over the scenes in which it covers more than 0.5% of the pixels, for each of several references: the
-first scenes in which it covers at least 1%, each left out of its own row. Ends with a JSON line.
+Prompts for all objects and groups (people, cars, ...) that cover enough of a scene, by one point (the pixel farthest
+from the border) and by their exact box. Prints the IoU of the best of three candidates, as a mean over targets and as
+summed intersection over summed union. Then prints the mIoU of PerSAM and PerSAM-F for `top` over the scenes in which it
+covers more than 0.5% of the pixels, for each of several references. These are the first scenes in which `top` covers at
+least 1%; a reference is not judged on itself. Ends with a JSON line.
 """
 
 import argparse

@@ -25,8 +25,8 @@ class FaultyProxy(ThreadingHTTPServer):
     """Forwards to one server.
 
     Attributes:
-        failing: Part of the requests that fail, 0 to 1; may be changed while it runs.
-        seen: Requests by what became of them.
+        failing: Share of the requests that fail, in [0, 1]; may be changed while the proxy runs.
+        seen: Number of requests by outcome: a fault, or `passed`.
     """
 
     daemon_threads = True
@@ -41,11 +41,11 @@ class FaultyProxy(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """URL at which the proxy listens."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def fault(self) -> str | None:
-        """Draw what becomes of a request."""
+        """Draw the outcome of a request: a fault, or None to pass it on."""
         kind = self.random.choice(FAULTS) if self.random.random() < self.failing else None
         self.seen[kind or "passed"] += 1
         return kind

@@ -31,7 +31,7 @@ ATTEMPTS = 4
 ACTORS = 2
 
 LABELED_TWICE = ACTORS * ROWS_PER_CALL + 2 * (LEAST_ROWS_PER_FILE + ROWS_PER_CALL)
-"""What two actors have in hand, and what two writers are gathering and writing."""
+"""Most photos that two actors hold, and that two writers gather and write, at a time."""
 
 
 @dataclass
@@ -40,8 +40,8 @@ class Killer:
 
     Attributes:
         target: One of TARGETS.
-        after_s: Seconds after the start.
-        hit: How many photos were done when it did.
+        after_s: Seconds between the start and the kill.
+        hit: Photos done at the time of the kill; None before it.
     """
 
     target: str
@@ -73,7 +73,7 @@ def killed_run(scenes: Path, output: Path, target: str, after_s: float) -> tuple
     ended = label(options, killer)
     kept = len(rows_of(output)) if (output / "predictions").exists() else 0
     told = f"{target} killed after {after_s:.1f} s, {killer.hit} photos done: {ended.summary}, {kept} rows kept"
-    twice = max(0, ended.done - kept)  # also of a job that lived on without an actor: the bar counts what is done again
+    twice = max(0, ended.done - kept)  # also if the job survived the loss of an actor: the bar counts repeated photos
     attempts = 1
     while ended.status and attempts < ATTEMPTS:
         ended = label(options)

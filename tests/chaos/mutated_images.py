@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[2]
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "GIF": "gif", "BMP": "bmp"}
 HEADER_BYTES = 64
 SIZES = (0, 1, 0x7FFF, 0xFFFF, 60_000, 0x7FFFFFFF, 0xFFFFFFFF)
-"""What is written over a header: sides, counts and offsets that are none, negative or far too large."""
+"""Values written over header fields: sides, counts and offsets that are zero, negative or far too large."""
 
 LIMIT_BYTES = {"driver": 500 * 10**6, "worker": 2000 * 10**6}
-"""Of each process. A photo of the 134 megapixels allowed takes 400 MB as RGB, and twice that while it is turned."""
+"""Memory limit of a process. A photo of the allowed 134 megapixels takes 400 MB as RGB, twice that while turned."""
 
 ENDED = (0, 3)  # complete, and complete with failed photos
 LIMIT_S = 900

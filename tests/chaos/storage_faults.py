@@ -3,8 +3,8 @@
     python -m tests.chaos.storage_faults [--photos 120]
 
 A label job reads drawn scenes from an S3 server and writes its rows there, over HTTP through a proxy. Claims: with 10%
-failing (503, reset, stall) it completes, its rows equal to those of an undisturbed run; after 30 seconds of failure of
-everything, the same command, given again if it ended, completes with equal rows.
+of requests failing (503, reset, stall) the job completes, with the rows of an undisturbed run; after 30 seconds in
+which every request fails, the same command, repeated if it ended, completes with equal rows.
 """
 
 from __future__ import annotations

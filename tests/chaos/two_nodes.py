@@ -1,9 +1,9 @@
-"""A node of two is killed in the middle of a run: the run completes, with the rows of one in which nothing happened.
+"""One of two nodes is killed in the middle of a run: the run completes, with the rows of an undisturbed run.
 
     python -m tests.chaos.two_nodes
 
 Two raylets on this machine, 2 logical CPUs each, are a cluster; `jobs/label.py` joins it as a process of its own, on
-the head, and labels 200 drawn scenes by the SAM that comes along. It does so twice: once undisturbed, and once while
+the head, and labels 200 drawn scenes with the bundled SAM. It does so twice: once undisturbed, and once while
 the raylet of the other node gets SIGKILL when a third of the photos are done. Claims: exit status 0, one row for
 each photo in all files together, every mask, score and metric equal to the undisturbed run's. The exit status says
 whether they hold.

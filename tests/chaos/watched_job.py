@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: photos, a label job that is watched while it runs, and claims."""
+"""Shared by the scripts of this folder: drawn photos, a label job that is watched while it runs, and checked claims."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ MARK = "PERSAM_RAY_CHAOS"
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that has ended: its status, how long it took and went without a photo done, the last that it said.
+    """A job that has ended: its exit status, duration, longest pause between photos, and last output.
 
     Attributes:
-        status: Negative after a signal.
-        done: Photos that it had told to be labeled.
+        status: Exit status; negative after a signal.
+        done: Photos labeled, by the job's own progress bar.
     """
 
     status: int
@@ -89,9 +89,9 @@ def label(
     """Run the job to its end.
 
     Args:
-        options: Of the command line.
+        options: Options of the command line.
         on_progress: Called ten times a second with the photos done so far, the mark, and the process.
-        environment: For the job.
+        environment: Environment variables added for the job.
     """
     started_s = time.monotonic()
     times_s: dict[int, float] = {}

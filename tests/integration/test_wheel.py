@@ -28,7 +28,7 @@ DATA = (
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build from a copy of the tracked files: what lies about in a checkout must not be needed."""
+    """Build from a copy of the package alone: nothing else of a checkout, such as an old `build/`, may be needed."""
     source, built = (tmp_path_factory.mktemp(name) for name in ("source", "built"))
     for name in ("persam_ray", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
@@ -41,9 +41,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_holds_every_module_and_what_they_read(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "persam_ray").rglob("*.py")}
-    assert modules | set(DATA) <= names
+    files = [path for path in (ROOT / "persam_ray").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert set(DATA) <= {str(path.relative_to(ROOT)) for path in files} <= names
     assert not {name for name in names if name.startswith(("tests/", "jobs/", "benchmarks/"))}
+
+
+WHERE = """
+import ray
+import persam_ray
+from persam_ray.cluster.session import session
+
+with session():
+    print(persam_ray.__file__)
+    print(ray.get(ray.remote(lambda: __import__("persam_ray").__file__).remote()))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +73,14 @@ def test_its_command_labels_the_demo_from_any_folder(
     installed: Path, demo_benchmark: Ended, demo_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(demo_folder / "demo" / "scenes", tmp_path / "demo" / "scenes")  # drawn once for all tests
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    clean = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "RAY_ADDRESS"}}
 
     def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(installed / "bin" / name), *arguments]
         return subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
 
-    assert str(installed) in run("python", "-c", "import persam_ray; print(persam_ray.__file__)").stdout
+    site = sysconfig.get_path("purelib", vars={"base": str(installed)})
+    assert run("python", "-c", WHERE).stdout.splitlines() == [f"{site}/persam_ray/__init__.py"] * 2  # a worker's too
     ended = run("persam-ray", "label", "--demo")
     assert ended.returncode == 0, ended.stderr
     manifest = json.loads((tmp_path / "demo" / "labels" / "manifest.json").read_text())

@@ -1,4 +1,7 @@
-"""Ground truth of other formats as ANNOTATION rows: index maps of DeepFashion, polygons and RLE of COCO."""
+"""Ground truth as ANNOTATION rows (`data.schema`): made from a mask, merged by category, checked against the photo.
+
+Masks are COCO run-length strings over the photo's (height, width).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class BadAnnotationError(PersamRayError, ValueError):
 
 
 def from_mask(category: str, mask_hw: BoolArray) -> dict[str, Any]:
-    """Describe a mask (not empty) as an annotation."""
+    """Return a non-empty mask (h, w) as an ANNOTATION row: its RLE, its tight box and its area, in pixels."""
     x_min, y_min, x_max, y_max = tight_box(mask_hw)
     return annotation_row(
         category,
@@ -31,7 +34,7 @@ def from_mask(category: str, mask_hw: BoolArray) -> dict[str, Any]:
 
 
 def category_mask(annotations: Sequence[Mapping[str, Any]], category: str, size_hw: tuple[int, int]) -> BoolArray:
-    """Return where any instance of a category lies (crowds left out), (h, w) bool.
+    """Return the union of a category's masks, crowds left out: (h, w) bool, all False if there is none.
 
     Raises:
         BadAnnotationError: An annotation's mask does not fit the size.
@@ -45,7 +48,7 @@ def category_mask(annotations: Sequence[Mapping[str, Any]], category: str, size_
 def category_rle(
     annotations: Sequence[Mapping[str, Any]], category: str, size_hw: tuple[int, int]
 ) -> dict[str, object] | None:
-    """Return the union of a category's instances (crowds left out) in pycocotools' form; None if there is none.
+    """Return the union of a category's masks, crowds left out, as pycocotools' RLE object; None if there is none.
 
     Raises:
         BadAnnotationError: An annotation's mask does not fit the size.
@@ -60,7 +63,15 @@ def category_rle(
 
 
 def check_truth(row: Mapping[str, Any], size_hw: tuple[int, int]) -> None:
-    """Raise BadAnnotationError unless the annotations of an IMAGES row are valid masks over its photo's own (h, w)."""
+    """Check that the annotations of an IMAGES row are valid masks of its photo's size; null annotations pass.
+
+    Args:
+        row: A row of IMAGES; its `height` and `width` may be null.
+        size_hw: (h, w) of the photo in pixels.
+
+    Raises:
+        BadAnnotationError: The stated size is another, or an annotation lacks its category or a valid mask or area.
+    """
     if row["annotations"] is None:
         return
     stated_hw = (row["height"] or size_hw[0], row["width"] or size_hw[1])
@@ -78,16 +89,16 @@ def check_truth(row: Mapping[str, Any], size_hw: tuple[int, int]) -> None:
 
 
 def check_area(area: float | None, name: str) -> None:
-    """Raise BadAnnotationError unless an annotation's area is a number of pixels."""
+    """Raise BadAnnotationError unless an annotation's area is a number of pixels, at least 0; None passes."""
     if area is not None and not 0 <= area < math.inf:
         raise BadAnnotationError(f"{name}: `area` must be a number of pixels, at least 0, but is {area}")
 
 
 def checked_rle(rle: str, size_hw: tuple[int, int], name: str) -> str:
-    """Return a run-length string, having checked that it describes a mask of that size.
+    """Return a run-length string unchanged, after checking that it encodes a mask of that size.
 
     Raises:
-        BadAnnotationError: It does not; the message begins with `name`.
+        BadAnnotationError: The string does not encode such a mask; the message begins with `name`.
     """
     try:
         check_rle(rle, size_hw)

@@ -1,5 +1,6 @@
-"""Checkpoints of SAM and detectors: official weights fetched once and verified by digest, or any file at any URL; read
-without running code from it.
+"""Read checkpoints of SAM and of detectors from any path or URL, without running code from the file.
+
+Two formats are read, PyTorch's `.pth` and safetensors. `data.weights` turns the names of official weights into files.
 """
 
 import hashlib
@@ -20,18 +21,19 @@ from persam_ray.sam.layout import image_size_px
 from persam_ray.types import Checkpoint
 
 NUMPY_TYPES = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"})
-"""The types of tensors in a safetensors file that NumPy has too."""
+"""Tensor types of safetensors files that NumPy has too."""
 
 TENSORS_PER_FILE = 4
-"""A file may name a tensor twice, but no honest one unfolds a few bytes to terabytes, as a stride of 0 can."""
+"""Tensors of a `.pth` file may take at most this many times the bytes of the file. A file may name a tensor twice, but
+with a stride of 0 a few bytes could unfold to terabytes."""
 
 
 def read_checkpoint(uri: str) -> Checkpoint:
     """Read a `.pth` or safetensors file; its content decides which it is.
 
     Raises:
-        CheckpointError: It is neither, or holds more than tensors.
-        StorageError: It cannot be read.
+        CheckpointError: The file has neither format, is damaged, or holds more than tensors.
+        StorageError: The file cannot be read.
     """
     fs, path = filesystem(uri)
     with tempfile.TemporaryDirectory() as folder, storage_errors(uri):
@@ -48,11 +50,11 @@ def read_checkpoint(uri: str) -> Checkpoint:
 
 
 def read_sam(uri: str) -> tuple[Checkpoint, tuple[str, int]]:
-    """Read a SAM checkpoint; beside it, its fingerprint and the side of its input in pixels.
+    """Return a SAM checkpoint, and two facts about it: its fingerprint and the side of its input in pixels.
 
     Raises:
-        CheckpointError: As `read_checkpoint`, or its layout is unknown.
-        StorageError: It cannot be read.
+        CheckpointError: As for `read_checkpoint`, or the layout is unknown.
+        StorageError: The file cannot be read.
     """
     checkpoint = read_checkpoint(uri)
     try:
@@ -62,7 +64,7 @@ def read_sam(uri: str) -> tuple[Checkpoint, tuple[str, int]]:
 
 
 def _safetensors_header(path: Path) -> dict[str, Any] | None:
-    """Return what a safetensors file says of its tensors; None if it does not begin as one."""
+    """Return the header of a safetensors file, which describes its tensors; None if the file does not begin as one."""
     with path.open("rb") as file:
         start = file.read(8)
         if len(start) < 8 or file.read(1) != b"{":
@@ -89,7 +91,7 @@ def _read_safetensors(path: Path, header: Mapping[str, Any], uri: str) -> dict[s
         from safetensors.torch import load_file as load_tensors
 
         return _to_numpy(load_tensors(path))
-    except (SafetensorError, ValueError, TypeError, OverflowError) as error:  # the last three: of shapes and types
+    except (SafetensorError, ValueError, TypeError, OverflowError) as error:  # the last three: bad shapes, types
         raise CheckpointError(f"{uri}: damaged safetensors file, or of unknown types ({error})") from error
 
 
@@ -106,7 +108,7 @@ def _read_torch(path: Path, uri: str) -> dict[str, np.ndarray[Any, Any]]:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f" (it names {named[1]})" if named else ""
         raise CheckpointError(f"{uri}: holds more than tensors{what}, and is refused") from error
-    except Exception as error:  # of a damaged file torch raises many types
+    except Exception as error:  # torch raises many types for a damaged file
         raise CheckpointError(f"{uri}: not a readable PyTorch checkpoint ({str(error).split('. ')[0]})") from error
     for key in ("model", "state_dict"):  # training scripts wrap the weights
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

@@ -25,12 +25,12 @@ MAX_COORDINATE_PX = 100_000
 
 @dataclass(frozen=True)
 class CocoTruth:
-    """What a COCO file says of one image.
+    """The ground truth of one image in a COCO file.
 
     Attributes:
         size_hw: The image's (h, w) in pixels.
-        annotations: Its entries of the JSON, as they are.
-        category_names: By category id.
+        annotations: The image's entries of the JSON, unchanged.
+        category_names: Category names by category id.
     """
 
     size_hw: tuple[int, int]
@@ -39,20 +39,20 @@ class CocoTruth:
 
     @property
     def uri(self) -> None:
-        """The JSON file has been read by the driver."""
+        """None: the driver has read the JSON file already."""
         return None
 
     def read(self, encoded: bytes) -> tuple[list[dict[str, Any]], tuple[int, int]]:  # noqa: ARG002 - the protocol's
-        """Return the annotations, and the size that the JSON states."""
+        """Return the ANNOTATION rows, and the (h, w) that the JSON states."""
         return from_coco(self.annotations, self.category_names, self.size_hw), self.size_hw
 
     def categories(self, encoded: bytes) -> frozenset[str]:  # noqa: ARG002 - the protocol's
-        """Return the categories of all that are no crowds, without decoding a mask."""
+        """Return the categories of all annotations that are not crowds, without decoding a mask."""
         return frozenset(_category_name(row, self.category_names) for row in self.annotations if not row.get("iscrowd"))
 
 
 def _category_name(annotation: Mapping[str, Any], names: Mapping[int, str]) -> str:
-    """Return an annotation's category; empty where it has none, which reading the image will say."""
+    """Return an annotation's category; an empty string if it has none, which reading the image then reports."""
     category_id = annotation.get("category_id")
     return names.get(category_id, "") if isinstance(category_id, int) else ""
 
@@ -63,7 +63,8 @@ def from_coco(
     """Read the annotations of one image of a COCO `instances` file: polygons, uncompressed or compressed RLE.
 
     Raises:
-        BadAnnotationError: One of them is malformed, or of another size than the image; the message has its id.
+        BadAnnotationError: The image's size is out of range, or an annotation is malformed or has another size than
+            the image; then the message has the annotation's id.
     """
     if min(size_hw) < 1 or size_hw[0] * size_hw[1] > MAX_PIXELS:
         raise BadAnnotationError(
@@ -136,7 +137,16 @@ def _polygons(segmentation: Sequence[Any], name: str) -> list[list[float]]:
 
 
 def list_coco(uri: str, annotations: str | None) -> Dataset:
-    """List a COCO dataset; the file is parsed on the driver (convert millions of images by jobs/shard.py instead)."""
+    """List a COCO dataset. The driver parses the whole JSON file: convert millions of images by `persam-ray shard`.
+
+    Args:
+        uri: Folder of the images, or the `instances_*.json` itself.
+        annotations: URI of the JSON, if `uri` is the folder.
+
+    Raises:
+        DatasetError: The JSON is malformed, lists no images or repeats one, or the images cannot be found.
+        StorageError: The JSON cannot be read.
+    """
     json_uri = annotations or uri
     if not json_uri.endswith(".json"):
         raise DatasetError(f"{uri}: --format coco needs the instances_*.json, as --images or as --annotations")
@@ -165,8 +175,10 @@ def list_coco(uri: str, annotations: str | None) -> Dataset:
 
 
 def _below(root: str, file_name: str) -> str | None:
-    """Return the URI of an image of a COCO file; None where it would lie elsewhere: who wrote the file may not choose
-    what else of this machine is read."""
+    """Return the URI of an image that a COCO file names; None if the name leads out of the image folder.
+
+    Whoever wrote the file must not choose which other files of this machine are read.
+    """
     return None if ".." in file_name.split("/") else join(root, file_name)
 
 

@@ -1,4 +1,4 @@
-"""A dataset, listed: its shards, and what of a folder was left out."""
+"""A listed dataset: its shards, and the files of a folder that were left out."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class DatasetError(PersamRayError, ValueError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset, listed.
+    """A listed dataset: names and shards, no pixels.
 
     Attributes:
-        uri: As given by the user.
-        format: One of Format, never `auto`.
-        shards: In the order of their keys where the format has one.
-        images: How many, where listing tells; None where the shards must be read for it (Parquet, WebDataset).
-        ignored: Files of a folder that are no photos by their names; of many the first few.
-        ignored_count: How many there are.
+        uri: Where the dataset is; local paths are absolute.
+        format: Format of the files, never `auto`.
+        shards: Parts that workers read. Shards of image files are in the order of their keys.
+        images: Number of images; None if only reading the shards tells (Parquet, WebDataset).
+        ignored: Files of a folder whose names are not those of photos; the first few, if there are many.
+        ignored_count: Number of all such files.
     """
 
     uri: str
@@ -46,12 +46,12 @@ class Dataset:
 
 
 def file_key(name: str) -> str:
-    """Return a file's name as text that Arrow can hold: what is not UTF-8 in it becomes an escape."""
+    """Return a file's name as text that Arrow can hold: bytes that are not UTF-8 become escapes."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def dataset_of_files(uri: str, dataset_format: Format, files: Sequence[ImageFile]) -> Dataset:
-    """Return a dataset of files of their own, in the order of their keys, cut into shards."""
+    """Return a dataset of image files, sorted by key and cut into shards of FILES_PER_SHARD."""
     ordered = sorted(files, key=lambda file: file.image_id)
     shards: tuple[Shard, ...] = tuple(
         FileShard(tuple(ordered[start : start + FILES_PER_SHARD])) for start in range(0, len(ordered), FILES_PER_SHARD)
@@ -60,7 +60,7 @@ def dataset_of_files(uri: str, dataset_format: Format, files: Sequence[ImageFile
 
 
 def tell_ignored(dataset: Dataset) -> None:
-    """Say which files of a folder were left out, so that a photo with another suffix is not missed unseen."""
+    """Print which files of a folder were left out, so that the user notices photos with an unknown suffix."""
     if dataset.ignored_count:
         names = ", ".join(dataset.ignored) + (", ..." if dataset.ignored_count > len(dataset.ignored) else "")
         console.print(f"{dataset.ignored_count} files of {dataset.uri} are no photos by their names, left out: {names}")

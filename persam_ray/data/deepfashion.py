@@ -27,17 +27,17 @@ class IndexMap:
     """The `segm` map of a photo: one channel, the index of the class at each pixel.
 
     Attributes:
-        uri: Where the PNG is.
+        uri: Path or URL of the PNG.
     """
 
     uri: str
 
     def read(self, encoded: bytes) -> tuple[list[dict[str, Any]], tuple[int, int]]:
-        """Return an annotation for each class that occurs, and the map's size."""
+        """Return an ANNOTATION row for each class that occurs, background left out, and the map's (h, w)."""
         return from_index_map(encoded)
 
     def categories(self, encoded: bytes) -> frozenset[str]:
-        """Return the classes that occur."""
+        """Return the classes that occur, background left out."""
         return frozenset(row["category"] for row in from_index_map(encoded)[0])
 
 
@@ -45,10 +45,11 @@ def from_index_map(encoded: bytes) -> tuple[list[dict[str, Any]], tuple[int, int
     """Read a DeepFashion-MultiModal `segm` PNG.
 
     Returns:
-        One annotation per class that occurs (its whole mask), and the map's (h, w).
+        One ANNOTATION row for each class that occurs, background left out, with the whole mask of the class; and the
+        map's (h, w) in pixels.
 
     Raises:
-        BadAnnotationError: Not a single-channel image of class indices.
+        BadAnnotationError: The file is not a single-channel image of class indices.
     """
     try:
         index_hw = np.asarray(open_image(encoded))

@@ -1,7 +1,7 @@
-"""Photos in files of their own: a shard is a run of them, in the order of their keys.
+"""Photos that are single files: a shard lists some of them, in the order of their keys.
 
-A shard is small (names, no pixels), travels to a worker and reads there. A file that cannot be read becomes a row that
-says so.
+A shard is small, because it holds names and no pixels. It travels to a worker, which reads the files. A file that
+cannot be read becomes a row with an error.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from persam_ray.data.storage import StorageError, read_many
 
 
 class Truth(Protocol):
-    """The ground truth of one photo, in the form that its dataset has it."""
+    """The ground truth of one photo, in the form of its dataset."""
 
     @property
     def uri(self) -> str | None:
-        """The file that holds it, to be fetched beside the photo; None where it has been read already."""
+        """URI of the file that holds it, to be fetched with the photo; None if it has been read already."""
         ...
 
     def read(self, encoded: bytes) -> tuple[list[dict[str, Any]], tuple[int, int]]:
-        """Return its ANNOTATION rows, and the (h, w) of the image that they are for.
+        """Return the ANNOTATION rows, and the (h, w) in pixels of the image that they belong to.
 
         Args:
-            encoded: Content of the file at `uri`; empty where there is none.
+            encoded: Content of the file at `uri`; empty if `uri` is None.
 
         Raises:
-            BadAnnotationError: It is malformed.
+            BadAnnotationError: The ground truth is malformed.
         """
         ...
 
@@ -44,13 +44,13 @@ class Truth(Protocol):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One photo in a file of its own.
+    """One photo that is a file.
 
     Attributes:
-        image_id: Its key.
-        uri: Where it lies; None where it must not be read.
-        truth: Its ground truth, where it has one.
-        version: As listed (storage.list_versions).
+        image_id: The photo's key.
+        uri: URI of the file; None if its name leads out of the dataset, so that it must not be read.
+        truth: The photo's ground truth; None if it has none.
+        version: Version of the file, from `storage.list_versions`; empty if it is not known.
     """
 
     image_id: str
@@ -61,12 +61,12 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class FileShard:
-    """A run of image files, in the order of their keys."""
+    """Some image files, in the order of their keys."""
 
     files: tuple[ImageFile, ...]
 
     def read(self, *, pixels: bool = True) -> Iterator[pa.Table]:
-        """Yield the rows; photos and maps of a table are fetched together."""
+        """Yield the rows in tables; photos and ground truth files of a table are fetched together."""
         for start in range(0, len(self.files), ROWS_PER_TABLE):
             files = self.files[start : start + ROWS_PER_TABLE]
             photos = [file.uri for file in files if pixels and file.uri is not None]
@@ -78,24 +78,24 @@ class FileShard:
         return (file.image_id for file in self.files)
 
     def versions(self) -> Iterator[tuple[str, str]]:
-        """Yield key and version."""
+        """Yield key and version of each file."""
         return ((file.image_id, file.version) for file in self.files)
 
     def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
-        """Yield key and categories of the files that have ground truth; an unreadable one holds none."""
+        """Yield key and categories of each file with ground truth; no category if that cannot be read."""
         for file in self.files:
             if file.truth is not None:
                 yield file.image_id, _categories(file.truth)
 
     def find(self, image_id: str) -> dict[str, Any] | None:
-        """Read the one file of that key."""
+        """Read the file with that key and return its row; None if it is not in this shard."""
         for table in self.only({image_id}).read():
             row: dict[str, Any] = table.to_pylist()[0]
             return row
         return None
 
     def only(self, image_ids: Set[str]) -> Self:
-        """Return the shard with the files of these keys."""
+        """Return a shard of only the files with these keys."""
         return replace(self, files=tuple(file for file in self.files if file.image_id in image_ids))
 
     def may_hold(self, image_ids: Set[str]) -> bool:
@@ -104,7 +104,7 @@ class FileShard:
 
 
 Fetched = Mapping[str, bytes | StorageError]
-"""Contents by URI."""
+"""Content of each file, or the error of reading it, by URI."""
 
 
 def _fetched(uris: Sequence[str]) -> Fetched:
@@ -138,7 +138,7 @@ def _file_row(file: ImageFile, fetched: Fetched, *, pixels: bool) -> dict[str, A
 def _truth_of(
     file: ImageFile, fetched: Fetched
 ) -> tuple[list[dict[str, Any]] | None, tuple[int, int] | None, str | None]:
-    """Return a file's annotations, the size that they are for, and what is wrong with them."""
+    """Return a file's annotations, the (h, w) of the image they belong to, and the error if they cannot be used."""
     if file.truth is None:
         return None, None, None
     encoded = fetched[file.truth.uri] if file.truth.uri else b""

@@ -1,4 +1,4 @@
-"""A folder or prefix of image files; what else lies there is counted."""
+"""A folder or prefix of image files; other files there are counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from persam_ray.images import IMAGE_SUFFIXES
 
 
 def list_folder(uri: str, names: Mapping[str, str]) -> Dataset:
-    """List the image files below a folder or prefix, and count what else lies there."""
+    """List the image files below a folder or prefix, and count the other files there."""
     kept = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     ignored = [file_key(name) for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
     dataset = dataset_of_files(

@@ -1,6 +1,7 @@
-"""Where the photos come from: any of five formats, told apart by what lies below a URI, cut into shards.
+"""List the photos of a dataset in any of five formats, and cut them into shards.
 
-The driver lists names; pixels, and for Parquet and WebDataset the keys too, are read by workers.
+The names of the files below a URI tell the format. The driver lists only names. Workers read the pixels, and for
+Parquet and WebDataset the keys too.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ def open_dataset(uri: str, dataset_format: Format = "auto", annotations: str | N
 
     Args:
         uri: A folder, prefix or file; for COCO the folder of the images, or the `instances_*.json` itself.
-        dataset_format: `auto` looks at the names.
+        dataset_format: Format of the files; `auto` decides by their names.
         annotations: URI of a COCO `instances_*.json` for the images at `uri`.
 
     Raises:
-        DatasetError: No image is there, or an option contradicts another.
-        StorageError: It cannot be listed.
+        DatasetError: There is no image, or the options contradict each other.
+        StorageError: The URI cannot be listed.
     """
     uri, annotations = absolute(uri), annotations and absolute(annotations)
     if annotations is not None and dataset_format not in {"auto", "coco"}:

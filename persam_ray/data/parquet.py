@@ -1,4 +1,4 @@
-"""Parquet: shards of IMAGES rows, and any file of ours read a few rows at a time."""
+"""Parquet: shards of IMAGES rows, and the jobs' own tables, read a few rows at a time."""
 
 from __future__ import annotations
 
@@ -28,14 +28,20 @@ KEYS_AND_ANNOTATIONS = pa.schema([IMAGES.field("image_id"), IMAGES.field("annota
 
 @dataclass(frozen=True)
 class ParquetShard:
-    """One Parquet file with the columns of IMAGES; all of its rows, or those of some keys."""
+    """One Parquet file with the columns of IMAGES: all of its rows, or those with some keys.
+
+    Attributes:
+        uri: Path or URL of the file.
+        kept: Keys of the rows to read; None for all rows.
+        version: Version of the file, which all of its rows share.
+    """
 
     uri: str
     kept: frozenset[str] | None = None
     version: str = ""
 
     def read(self, *, pixels: bool = True) -> Iterator[pa.Table]:
-        """Yield the rows, a few at a time whatever the size of the file's row groups."""
+        """Yield the rows, at most ROWS_PER_TABLE at a time, even if the file's row groups are larger."""
         for table in self._tables([name for name in IMAGES.names if pixels or name != "image"]):
             whole = table if pixels else table.append_column("image", pa.nulls(len(table), pa.binary()))
             rows = conform(whole, IMAGES, self.uri)
@@ -43,7 +49,7 @@ class ParquetShard:
             yield rows.append_column(VERSION, pa.array([self.version] * len(rows), VERSION.type))
 
     def image_ids(self) -> Iterator[str]:
-        """Yield the keys; only their column is read.
+        """Yield the keys; no other column is read.
 
         Raises:
             SchemaError: The file lacks a column, or a key is null.
@@ -70,7 +76,7 @@ class ParquetShard:
                 yield image_id, frozenset(kept)
 
     def find(self, image_id: str) -> dict[str, Any] | None:
-        """Read the row of that key; pixels of other row groups are not read."""
+        """Return the row with that key, or None; pixels of other row groups are not read."""
         with storage_errors(self.uri), open_parquet(self.uri) as file:
             for group in range(file.num_row_groups):
                 if image_id not in file.read_row_group(group, ["image_id"])["image_id"].to_pylist():
@@ -84,11 +90,11 @@ class ParquetShard:
         return None
 
     def only(self, image_ids: Set[str]) -> Self:
-        """Return the shard reduced to these keys: pixels of row groups without any of them are not read."""
+        """Return the shard reduced to these keys; pixels of row groups without any of them are not read."""
         return replace(self, kept=frozenset(image_ids))
 
     def may_hold(self, image_ids: Set[str]) -> bool:  # noqa: ARG002 - the protocol's signature
-        """Return True: only reading tells."""
+        """Return True: only reading the file tells its keys."""
         return True
 
     def _keys(self, table: pa.Table) -> Iterator[str]:
@@ -128,12 +134,13 @@ def open_parquet(uri: str) -> pq.ParquetFile:
     """Open a Parquet file, to be read a few rows at a time.
 
     Raises:
-        StorageError: It cannot be read, or is none.
+        SchemaError: A column that we read has a type that could run code.
+        StorageError: The file cannot be read, or is not Parquet.
     """
     fs, path = filesystem(uri)
     with storage_errors(uri):
         try:
-            file = pq.ParquetFile(path, filesystem=fs, pre_buffer=False)  # true would hold the whole file
+            file = pq.ParquetFile(path, filesystem=fs, pre_buffer=False)  # True would hold the whole file
         except pa.ArrowInvalid as error:
             raise StorageError(f"{uri}: not a Parquet file ({error})") from error
     check_inert(file.schema_arrow, uri)

@@ -1,11 +1,11 @@
-"""The rows of the contract's tables as Python values: what Arrow's `to_pylist` gives for the schemas in `schema`."""
+"""Types of the contract's rows as Python values, as Arrow's `to_pylist` returns them for the schemas in `schema`."""
 
 from __future__ import annotations
 
 from typing import Literal, TypedDict
 
 MatchKind = Literal["tp", "fp", "fn"]
-"""What became of an object: found, reported where there is none, or missed."""
+"""An object was found (`tp`), was reported where there is none (`fp`), or was missed (`fn`)."""
 
 
 class AnnotationRow(TypedDict):
@@ -43,7 +43,7 @@ class InstanceRow(TypedDict):
 
 
 class PredictionRow(TypedDict):
-    """A row of PREDICTIONS: what was found in one photo, or why nothing could be."""
+    """A row of PREDICTIONS: the instances found in one photo, or the error that kept it from being labeled."""
 
     image_id: str
     height: int | None
@@ -55,7 +55,7 @@ class PredictionRow(TypedDict):
 
 
 class MatchRow(TypedDict):
-    """A row of MATCHES: what became of one object."""
+    """A row of MATCHES: whether one object was found, missed or reported wrongly."""
 
     image_id: str
     category: str
@@ -68,7 +68,7 @@ class MatchRow(TypedDict):
 
 
 def labeled_size_hw(row: PredictionRow) -> tuple[int, int]:
-    """Return the (h, w) of a photo that was labeled."""
+    """Return the (h, w) in pixels of a photo that was labeled, from its row."""
     height, width = row["height"], row["width"]
     assert height is not None, f"{row['image_id']!r} was labeled, so its size is known"
     assert width is not None, f"{row['image_id']!r} was labeled, so its size is known"

@@ -1,6 +1,7 @@
-"""The tables that a user, a script or another tool may rely on, as Arrow schemas, and rows <-> values.
+"""Arrow schemas of the tables that users and other tools may rely on, and the functions that build and check rows.
 
-IMAGES are the input shards, PREDICTIONS the output: exactly one row per input image.
+IMAGES are the input shards. PREDICTIONS are the output, exactly one row for each input image. MATCHES say which objects
+were found, missed or reported wrongly.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ IMAGES = pa.schema(
 
 VERSION = pa.field("version", pa.string())
 READ = IMAGES.append(pa.field("error", pa.string())).append(VERSION)
-"""IMAGES as they travel inside a job: `error` says what went wrong with a row so far, null if nothing did; `version` as
-in PREDICTIONS."""
+"""IMAGES as they travel inside a job. `error` says what went wrong with a row so far; it is null if nothing did.
+`version` is that of PREDICTIONS."""
 
 INSTANCE = pa.struct(
     [
@@ -63,9 +64,9 @@ PREDICTIONS = pa.schema(
         VERSION,
     ]
 )
-"""`version` is what the storage said of the photo's file (or of the shard that holds it) when it was listed: size and
-ETag, or the time of its last change. Empty where it says nothing; null where the photo could not be read, so that the
-next run tries again."""
+"""`version` tells whether the photo's file (or the shard that holds it) has changed: its size and ETag, or the time of
+its last change, when it was listed. It is empty if the storage gives neither, and null if the photo could not be read,
+so that the next run tries again."""
 
 MATCHES = pa.schema(
     [
@@ -79,8 +80,9 @@ MATCHES = pa.schema(
         ("area", pa.int64()),
     ]
 )
-"""What became of each object: `kind` is tp, fp or fn; `prediction` and `truth` count within the image; `iou` is that of
-the match, for a false one the best that there was; `area` in pixels is that of the truth, for fp of the prediction."""
+"""One row for each object that was found, missed or reported wrongly. `kind` is tp, fp or fn. `prediction` and `truth`
+are positions within the image. `iou` is the IoU of the match; for fp and fn it is the best that there was. `area` in
+pixels is that of the truth; for fp it is that of the prediction."""
 
 
 class SchemaError(PersamRayError, ValueError):
@@ -97,11 +99,11 @@ def prediction_row(
     """Return a row of PREDICTIONS as plain values.
 
     Args:
-        image_id: As in the input.
-        size_hw: (h, w) of the original photo; None where it could not be decoded.
-        error: What was wrong with the image; None when it was labeled.
-        instances: What was found (`instance_row`); empty when nothing was, or on failure.
-        version: The version of the photo's file; None where it could not be read.
+        image_id: The photo's key, as in the input.
+        size_hw: (h, w) of the original photo in pixels; None if it could not be decoded.
+        error: What was wrong with the photo; None if it was labeled.
+        instances: Found instances, from `instance_row`; empty if there are none or the photo failed.
+        version: Version of the photo's file; None if it could not be read.
     """
     height, width = size_hw or (None, None)
     return {
@@ -116,7 +118,7 @@ def prediction_row(
 
 
 def instance_row(instance: Segmentation) -> dict[str, Any]:
-    """Return an instance as plain values of the INSTANCE struct, its mask encoded."""
+    """Return an instance as plain values of the INSTANCE struct, its mask as RLE."""
     return {
         "category": instance.category,
         "score": instance.score,
@@ -127,7 +129,7 @@ def instance_row(instance: Segmentation) -> dict[str, Any]:
 
 
 def mask_fields(mask_hw: BoolArray) -> dict[str, Any]:
-    """Return those values of the INSTANCE struct that follow from a mask (not empty)."""
+    """Return the values of the INSTANCE struct that follow from a non-empty mask (h, w): box, area and RLE."""
     area = int(np.count_nonzero(mask_hw))
     return {"box_xyxy": list(tight_box(mask_hw)), "area": area, "rle": encode_rle(mask_hw)}
 
@@ -135,14 +137,14 @@ def mask_fields(mask_hw: BoolArray) -> dict[str, Any]:
 def annotation_row(
     category: str, rle: str, *, bbox_xywh: Iterable[float], area: float, iscrowd: bool = False
 ) -> dict[str, Any]:
-    """Return ground truth as plain values of the ANNOTATION struct."""
+    """Return one annotated object as plain values of the ANNOTATION struct; box and area are in pixels."""
     return {"category": category, "rle": rle, "bbox_xywh": list(bbox_xywh), "area": area, "iscrowd": iscrowd}
 
 
 def check_inert(schema: pa.Schema, where: str) -> None:
-    """Raise SchemaError where a column that we read is of a type that Python code defines.
+    """Raise SchemaError if a column that we read has a type that Python code defines.
 
-    Ray registers such types with Arrow, one of which unpickles, and so runs, what a file holds.
+    Ray registers such types with Arrow. One of them unpickles the file's content, which can run code.
     """
     names = {*IMAGES.names, *PREDICTIONS.names, *MATCHES.names}
     for field in schema:
@@ -159,7 +161,7 @@ def _is_python_type(kind: pa.DataType) -> bool:
 
 
 def check_text(table: pa.Table, where: str) -> None:
-    """Raise SchemaError where a column of text holds bytes that are none: Parquet does not look at them."""
+    """Raise SchemaError if a column holds invalid values, such as text that is not UTF-8: Parquet does not check."""
     for field, column in zip(table.schema, table.columns, strict=True):
         try:
             column.validate(full=True)
@@ -168,11 +170,11 @@ def check_text(table: pa.Table, where: str) -> None:
 
 
 def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
-    """Cast a table to a schema: columns in order, missing nullable ones filled with nulls, others dropped.
+    """Cast a table to a schema: columns in its order, missing optional ones filled with nulls, extra ones dropped.
 
     Args:
-        table: What was read.
-        schema: IMAGES or PREDICTIONS.
+        table: A table as it was read.
+        schema: The schema wanted, such as IMAGES or PREDICTIONS.
         where: The file, for the message.
 
     Raises:

@@ -1,7 +1,7 @@
-"""A shard: a part of a dataset, which a worker reads by itself.
+"""A shard: the part of a dataset that one worker reads.
 
-Each format has its own: `files.FileShard`, `parquet.ParquetShard`, `webdataset.TarShard`. All yield the rows of their
-part in tables of at most 16 photos (64 MB at 4 MB each).
+Each format has its own class: `files.FileShard`, `parquet.ParquetShard`, `webdataset.TarShard`. All of them yield the
+rows of their part in tables of at most 16 photos (64 MB at 4 MB each).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Shard(Protocol):
         ...
 
     def versions(self) -> Iterator[tuple[str, str]]:
-        """Yield key and version (storage.list_versions) of each image: of its own file, or of the shard's."""
+        """Yield key and version (`storage.list_versions`) of each image; a file of many images gives them its own."""
         ...
 
     def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
@@ -37,7 +37,7 @@ class Shard(Protocol):
         ...
 
     def find(self, image_id: str) -> dict[str, Any] | None:
-        """Return the row of a key as plain values; None if it is not in this shard, or cannot be annotated."""
+        """Return the row with a key as plain values; None if it is not in this shard or the format has no truth."""
         ...
 
     def only(self, image_ids: Set[str]) -> Self:
@@ -45,5 +45,5 @@ class Shard(Protocol):
         ...
 
     def may_hold(self, image_ids: Set[str]) -> bool:
-        """Return False where it can be told, without reading, that none of these keys is in the shard."""
+        """Return False if it is certain, without reading, that none of these keys is in the shard; else True."""
         ...

@@ -26,7 +26,7 @@ from persam_ray.errors import PersamRayError
 from persam_ray.text import printable, public
 
 VERSION_MARKS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime", "updated")
-"""What the filesystems of fsspec call that which changes when a file is replaced."""
+"""Names under which fsspec's filesystems give a value that changes when a file is replaced."""
 
 
 class StorageError(PersamRayError, OSError):
@@ -42,7 +42,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises:
         StorageError: The protocol is unknown, or an S3 URL has credentials in it.
     """
-    if re.match(r"s3a?://(?!arn:)[^/:]*:[^@]*@", uri):  # s3fs would take it for a bucket, and botocore repeat it
+    if re.match(r"s3a?://(?!arn:)[^/:]*:[^@]*@", uri):  # s3fs takes it for a bucket, and botocore's error repeats it
         raise StorageError(f"{uri}: S3 credentials come from AWS_ACCESS_KEY_ID and the like, not from the URL")
     try:
         expanded = os.path.expanduser(uri) if "://" not in uri else uri  # noqa: PTH111 - URLs are no Paths
@@ -59,7 +59,7 @@ def absolute(uri: str) -> str:
 
 
 def join(uri: str, *parts: str) -> str:
-    """Return the URI of something below another; parts stay as they are, for `a//b` is a key of its own on S3."""
+    """Return a URI below another. The parts stay as they are, because on S3 `a//b` is another key than `a/b`."""
     return "/".join([uri.rstrip("/"), *parts])
 
 
@@ -69,13 +69,13 @@ def base_name(uri: str) -> str:
 
 
 def within(uri: str, folder: str) -> bool:
-    """Tell whether a URI is a folder's or lies below it; both absolute."""
+    """Tell whether a URI is a folder's own or lies below it; both must be absolute."""
     return f"{uri.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
 
 
 @contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
-    """Turn what a filesystem raises into a StorageError of one line that names the URI."""
+    """Turn the errors of a filesystem into a StorageError: one line that names the URI."""
     try:
         yield
     except StorageError:
@@ -101,11 +101,11 @@ def read_bytes(uri: str) -> bytes:
 
 
 def read_many(uris: Sequence[str], max_bytes: int | None = None) -> list[bytes | StorageError]:
-    """Return the content of files of one filesystem, fetched together; where one fails, its error in its place.
+    """Fetch files of one filesystem together, and return their contents in order; a failed file gives its error.
 
     Args:
         uris: Paths or URLs of the files.
-        max_bytes: Only so much from the beginning of each.
+        max_bytes: Read at most this many bytes from the beginning of each file; None reads all.
     """
     paths: dict[str, str] = {}
     content: dict[str, bytes | StorageError] = {}
@@ -118,14 +118,16 @@ def read_many(uris: Sequence[str], max_bytes: int | None = None) -> list[bytes |
         start = None if max_bytes is None else 0
         # `cat` would take `*` for a pattern
         found = fs.cat_ranges(list(paths.values()), start, max_bytes, on_error="return")
-        if max_bytes is not None:  # of an empty object S3 has no range
+        if max_bytes is not None:  # S3 refuses to read a range of an empty object
             found = [b"" if isinstance(one, OSError) and one.errno == errno.EINVAL else one for one in found]
         content |= {uri: _content(one, uri) for uri, one in zip(paths, found, strict=True)}
     return [content[uri] for uri in uris]
 
 
 def write_bytes(uri: str, content: bytes) -> None:
-    """Write a file whole: on object stores by one put, elsewhere under another name and then renamed.
+    """Write a file so that readers see all of it or nothing.
+
+    An object store takes it in one put. On this machine it is written under another name and then renamed.
 
     Raises:
         StorageError: It cannot be written.
@@ -178,7 +180,11 @@ def exists(uri: str) -> bool:
 
 
 def listed_uri(uri: str, name: str) -> str:
-    """Return a listed file's URI; a single file is listed as its own name (as is `a.jpg` in a folder `a.jpg`)."""
+    """Return the URI of a listed file.
+
+    A single file is listed under its own name, and its URI is `uri`. A file `a.jpg` in a folder `a.jpg` looks the same,
+    so the storage is asked which it is.
+    """
     below = join(uri, name)
     return uri if base_name(uri) == name and not exists(below) else below
 
@@ -188,11 +194,11 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
 
     Args:
         uri: A folder, prefix or file.
-        suffixes: Keep only names that end so, in lower case; empty keeps all. Hidden names (`.x`, and what lies in
-            folders `_x`) are left out; `_MG_0001.jpg` is a photo that a camera named.
+        suffixes: Keep only names with these endings, in lower case; empty keeps all names. Hidden files are left out:
+            `.x`, and files in folders `.x` or `_x`. `_MG_0001.jpg` is kept, because cameras give such names.
 
     Raises:
-        StorageError: Nothing is there, or it cannot be listed.
+        StorageError: There is no such file or folder, or it cannot be listed.
     """
     return [name for name in list_versions(uri) if not suffixes or name.lower().endswith(tuple(suffixes))]
 
@@ -200,10 +206,10 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
 def list_versions(uri: str) -> dict[str, str]:
     """Return the version of each file of `list_files`: its size and ETag, or the time of its last change.
 
-    A file that was replaced has another version than before; empty where the storage tells neither.
+    When a file is replaced, its version changes. It is empty if the storage gives neither ETag nor time.
 
     Raises:
-        StorageError: Nothing is there, or it cannot be listed.
+        StorageError: There is no such file or folder, or it cannot be listed.
     """
     with storage_errors(uri):
         fs, path = filesystem(uri)
@@ -225,7 +231,7 @@ def _version(info: Mapping[str, Any]) -> str:
 
 
 def list_sizes(uri: str) -> dict[str, int]:
-    """Return the bytes of all files below a folder or prefix, hidden ones too, by their paths relative to it.
+    """Return the size in bytes of each file below a folder or prefix, hidden ones too, by its path relative to it.
 
     Raises:
         StorageError: It cannot be listed.
@@ -245,7 +251,7 @@ def remove(uri: str) -> None:
         fs.invalidate_cache()
         if not is_local(fs):
             for found in [path] if fs.isfile(path) else fs.find(path):
-                fs.rm_file(found)  # `rm` would take `*` in a name for a pattern, and remove more
+                fs.rm_file(found)  # `rm` takes `*` in a name for a pattern, and removes more
         elif fs.exists(path):
             fs.rm(path, recursive=True)
         fs.invalidate_cache()
@@ -255,7 +261,7 @@ def check_writable(uri: str) -> None:
     """Write and remove a small file below a URI.
 
     Raises:
-        StorageError: That is not possible.
+        StorageError: The file cannot be written or removed.
     """
     probe = join(uri, f".write-probe-{uuid.uuid4().hex[:8]}")
     try:
@@ -285,7 +291,7 @@ def _content(found: bytes | Exception, uri: str) -> bytes | StorageError:
             raise found
     except StorageError as error:
         return error
-    except Exception as error:  # whatever a protocol's client raises: it is this file's problem, not the job's
+    except Exception as error:  # a protocol's client may raise any type: it fails this file, not the job
         return StorageError(f"{uri}: {_one_line(error)}")
 
 

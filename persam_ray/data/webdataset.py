@@ -27,7 +27,14 @@ def list_webdataset(uri: str, names: Mapping[str, str]) -> Dataset:
 
 @dataclass(frozen=True)
 class TarShard:
-    """One WebDataset tar: members of one sample share their name up to the first dot. It carries no annotations."""
+    """One WebDataset tar: members of one sample share their name up to the first dot. It carries no annotations.
+
+    Attributes:
+        name: Path of the tar below the dataset, without `.tar`; the keys of its photos begin with it.
+        uri: Path or URL of the tar.
+        kept: Keys of the photos to read; None for all.
+        version: Version of the tar, which all of its photos share.
+    """
 
     name: str
     uri: str
@@ -35,11 +42,11 @@ class TarShard:
     version: str = ""
 
     def read(self, *, pixels: bool = True) -> Iterator[pa.Table]:
-        """Yield the rows, streaming through the tar once."""
+        """Yield the rows in tables, streaming through the tar once."""
         rows: list[dict[str, Any]] = []
         for image_id, read in self._members():
             row = {"image_id": image_id, "version": self.version}
-            rows.append(row | (read() if pixels else {}))  # at once: the tar is a stream
+            rows.append(row | (read() if pixels else {}))  # read now: the tar is a stream
             if len(rows) == ROWS_PER_TABLE:
                 yield pa.Table.from_pylist(rows, schema=READ)
                 rows = []
@@ -47,7 +54,7 @@ class TarShard:
             yield pa.Table.from_pylist(rows, schema=READ)
 
     def image_ids(self) -> Iterator[str]:
-        """Yield the keys; a tar has no index, so its headers are walked."""
+        """Yield the keys; a tar has no index, so all of its headers are read."""
         return (image_id for image_id, _ in self._members())
 
     def versions(self) -> Iterator[tuple[str, str]]:
@@ -55,7 +62,7 @@ class TarShard:
         return ((image_id, self.version) for image_id in self.image_ids())
 
     def annotated(self) -> Iterator[tuple[str, frozenset[str]]]:
-        """Yield nothing."""
+        """Yield nothing: a tar has no annotations."""
         return iter(())
 
     def find(self, image_id: str) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's signature
@@ -63,7 +70,7 @@ class TarShard:
         return None
 
     def only(self, image_ids: Set[str]) -> Self:
-        """Return the shard reduced to these keys; the tar is read whole all the same."""
+        """Return the shard reduced to these keys; the whole tar is still read."""
         return replace(self, kept=frozenset(image_ids))
 
     def may_hold(self, image_ids: Set[str]) -> bool:
@@ -71,12 +78,12 @@ class TarShard:
         return any(image_id.startswith(f"{self.name}/") for image_id in image_ids)
 
     def _members(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-        """Yield the key of each photo and what reads the rest of its row."""
+        """Yield each photo's key, and a function that reads the rest of its row."""
         fs, path = filesystem(self.uri)
         with (
             self._tar_errors(),
             fs.open(path, "rb") as raw,
-            # what is not UTF-8 in a name becomes an escape: Arrow's strings are UTF-8
+            # bytes of a name that are not UTF-8 become escapes: Arrow's strings are UTF-8
             tarfile.open(fileobj=raw, mode="r|*", tarinfo=_WholeTar, errors="backslashreplace") as tar,
         ):
             for member in tar:
@@ -90,7 +97,7 @@ class TarShard:
     def _content(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
         if not member.isfile():
             return {"image": b"", "error": "a link to another member of the tar, which is read once and in order"}
-        if member.size > MAX_FILE_BYTES:  # a sparse or compressed one takes a few bytes of the tar
+        if member.size > MAX_FILE_BYTES:  # a sparse or compressed member takes few bytes of the tar
             return {"image": b"", "error": TOO_LARGE}
         with self._tar_errors():
             file = tar.extractfile(member)
@@ -107,13 +114,13 @@ class TarShard:
 
 
 class _WholeTar(tarfile.TarInfo):
-    """Headers of a tar that must be whole: tarfile takes a damaged one for the end, which would lose photos unseen."""
+    """A tar header that must be intact: tarfile takes a damaged one for the end, and photos would be lost unseen."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
-            if buf.count(0) == tarfile.BLOCKSIZE:  # the mark of the end
+            if buf.count(0) == tarfile.BLOCKSIZE:  # a block of zeros marks the end
                 raise
             raise tarfile.ReadError(f"{error}, before the end of the archive") from error

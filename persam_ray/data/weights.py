@@ -1,4 +1,4 @@
-"""Official weights by name, fetched once into the user's cache and verified by digest; any other file by its URI."""
+"""Find weights: official ones by name, fetched once into the user's cache and verified by digest; others by URI."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,10 @@ from persam_ray.data.storage import StorageError, absolute, exists, join
 
 @dataclass(frozen=True)
 class OfficialWeights:
-    """A published file and its digest, or the first digits of it that its publisher states (torchvision: 8)."""
+    """A published file and its SHA-256 in hexadecimal digits, or the first digits if only these are published.
+
+    torchvision publishes the first 8.
+    """
 
     url: str
     sha256: str
@@ -37,11 +40,11 @@ OFFICIAL = {
 
 
 DEMO_SAM = Path(__file__).parents[1] / "compact_sam" / "compact_sam.safetensors"
-"""The small SAM that comes along; its card lies beside it."""
+"""The bundled small SAM; its model card is in the same folder."""
 
 
 DETECTOR_FILE = "mask_rcnn.safetensors"
-"""What a training run leaves below its output."""
+"""Name of the trained Mask R-CNN's file below the output of its training."""
 
 
 TORCHVISION = "https://download.pytorch.org/models"
@@ -56,18 +59,18 @@ DETECTOR_STARTS = {
     ("resnet50_fpn_v2", "imagenet"): OfficialWeights(f"{TORCHVISION}/resnet50-11ad3fa6.pth", "11ad3fa6"),
     ("mobilenet_v2", "imagenet"): OfficialWeights(f"{TORCHVISION}/mobilenet_v2-7ebf99e0.pth", "7ebf99e0"),
 }
-"""Weights that Mask R-CNN starts from, by backbone and what they were trained on."""
+"""Weights that Mask R-CNN can start from, by backbone and by the data that they were trained on."""
 
 
 def locate(name_or_uri: str) -> str:
-    """Return the URI of a checkpoint: official names are fetched into the user's cache first, with a progress bar.
+    """Return the URI of a SAM checkpoint; official weights are first fetched into the user's cache.
 
-    `demo` is the small SAM that comes along.
+    `demo` is the bundled small SAM. Fetching shows a progress bar.
 
     The cache is the platform's (on Linux `$XDG_CACHE_HOME/persam_ray`, or `~/.cache/persam_ray`).
 
     Raises:
-        StorageError: It cannot be fetched, its digest differs, or there is no such file.
+        StorageError: The weights cannot be fetched, their digest differs, or there is no such file.
     """
     official = OFFICIAL.get(name_or_uri)
     if official is not None:
@@ -81,9 +84,9 @@ def locate(name_or_uri: str) -> str:
 
 
 def check_start(name_or_uri: str) -> None:
-    """Raise StorageError unless an option for start weights is a name or a file that exists.
+    """Raise StorageError unless the value of `--start` is a known name or a file that exists.
 
-    Whether there are weights of that name is known with the backbone, which follows from the hardware.
+    The backbone follows from the hardware, so `locate_start` checks later whether the name exists for the backbone.
     """
     names = {"auto", "none"} | {name for _, name in DETECTOR_STARTS}
     if name_or_uri not in names and not exists(name_or_uri):
@@ -95,10 +98,11 @@ def locate_start(backbone: str, name_or_uri: str) -> str | None:
 
     Args:
         backbone: A key of `mask_rcnn.model.BACKBONES`.
-        name_or_uri: `auto` is `coco` where torchvision has it for the backbone, else `imagenet`.
+        name_or_uri: `none`, the name of official weights, or a path or URL. `auto` means `coco` if torchvision has it
+            for the backbone, else `imagenet`.
 
     Raises:
-        StorageError: As `locate`.
+        StorageError: As for `locate`.
     """
     if name_or_uri == "none":
         return None
@@ -113,10 +117,10 @@ def locate_start(backbone: str, name_or_uri: str) -> str | None:
 
 
 def locate_detector(uri: str) -> str:
-    """Return the URI of a trained Mask R-CNN, given itself or the run directory of its training.
+    """Return the URI of a trained Mask R-CNN; `uri` is its file or the run directory of its training.
 
     Raises:
-        StorageError: There is none.
+        StorageError: There is no such file.
     """
     uri = absolute(uri)
     for candidate in (join(uri, DETECTOR_FILE), uri):
@@ -126,7 +130,7 @@ def locate_detector(uri: str) -> str:
 
 
 def _fetch(official: OfficialWeights, option: str) -> str:
-    """Return the path of a published file in the user's cache, fetched if it is not there, its digest verified."""
+    """Return the path of a published file in the user's cache; fetch it if it is missing, and verify its digest."""
     is_whole = len(official.sha256) == 64
     try:
         path: str = pooch.retrieve(

@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-REASONS = 20  # that are told apart; the rest are `other`
+REASONS = 20  # kinds of failure that are counted apart; the rest are `other`
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of some images.
+    """How many images were labeled and how many failed.
 
     Attributes:
-        images: Rows of predictions, one for each.
-        ok: Those that were labeled (with or without instances).
-        failed: Those that could not be; each row says why.
-        instances: Found in all of them.
-        reasons: Failures by what was wrong, without the particulars.
+        images: Rows of predictions, one for each image.
+        ok: Images that were labeled, with or without instances.
+        failed: Images that could not be labeled; each row says why.
+        instances: Instances found in all images together.
+        reasons: Number of failures by their kind (`reason`), for the 20 most common kinds.
     """
 
     images: int = 0
@@ -33,7 +33,7 @@ class Counts:
     reasons: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: Counts) -> Counts:
-        """Add up."""
+        """Return the counts of different images together."""
         return Counts(
             self.images + other.images,
             self.ok + other.ok,
@@ -43,12 +43,12 @@ class Counts:
         )
 
     def to_json(self) -> str:
-        """Return the counts as text."""
+        """Return the counts as JSON."""
         return json.dumps(vars(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Counts:
-        """Return the counts of `to_json`."""
+        """Return the counts that `to_json` wrote."""
         return cls(**json.loads(text))
 
     @classmethod
@@ -61,7 +61,7 @@ class Counts:
 
 
 def reason(error: str) -> str:
-    """Return an error's kind: its text up to the particulars (a colon, a parenthesis, a quote), numbers left out."""
+    """Return an error's kind: its text before the first colon, parenthesis or quote, with N for each number."""
     kind = re.split(r"[:('\"]", error, maxsplit=1)[0]
     return re.sub(r"\d+(\.\d+)?", "N", kind).strip()[:80] or "unknown"
 

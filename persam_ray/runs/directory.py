@@ -1,4 +1,10 @@
-"""A run directory: run.json first, which says what is run; predictions/, matches/; manifest.json last: all is there."""
+"""A run directory: checked, held by one job, and kept to runs that agree.
+
+run.json         written first: the options that decide the predictions, and the runs so far
+predictions/     part files, one row for each photo
+matches/         objects found, missed or reported wrongly, for photos that have ground truth
+manifest.json    written last: the run is complete
+"""
 
 from __future__ import annotations
 
@@ -26,32 +32,32 @@ from persam_ray.runs.lease import Lease
 from persam_ray.runs.parts import PREDICTIONS_FOLDER
 
 RUN = "run.json"
-SHOWN = 5  # values of a list, in messages
+SHOWN = 5  # longest list whose values a message shows
 
 OWN_FILES = re.compile(
-    rf"((training|({'|'.join(TITLES)})({FILTERED})?)/)?"  # the benchmark's
+    rf"((training|({'|'.join(TITLES)})({FILTERED})?)/)?"  # folders of a benchmark
     r"((manifest|metrics|training|benchmark|run)\.json|(mask_rcnn|compact_sam)\.safetensors|report/index\.html"
     r"|((predictions|matches|scenes)/)?part-[0-9a-f]{16}\.parquet|checkpoints/(checkpoint_.+/state\.pt|[^/]+\.json))"
 )
-"""What the jobs write below their output, and so what `--overwrite` may remove."""
+"""Files that the jobs write below their output; `--overwrite` removes no others."""
 
 
 class OutputError(PersamRayError, ValueError):
-    """The output is already in use; the message says by what."""
+    """The output cannot be used for this run; the message says why."""
 
 
 def prepare_output(output: str, inputs: Iterable[str], *, overwrite: bool, resume: bool = False) -> str:
-    """Make sure that a run can be written, before any work, and return its URI, absolute if it is a path.
+    """Check, before any work, that a run can be written, and return its URI; a path becomes absolute.
 
     Args:
         output: The run directory.
-        inputs: What the job reads: none of it may lie in the output, nor the output in it.
+        inputs: URIs that the job reads. None of them may lie in the output, nor the output in one of them.
         overwrite: Remove an earlier run's files; files that no run writes are never removed.
-        resume: Leave an earlier run's files, to go on with them.
+        resume: Keep an earlier run's files, to go on with that run.
 
     Raises:
-        OutputError: Something is there already, or the output and an input lie within each other.
-        StorageError: It cannot be written.
+        OutputError: The output holds files already, or the output and an input lie within each other.
+        StorageError: The output cannot be written.
     """
     output, existing = _check(output, inputs)
     if resume:
@@ -60,7 +66,7 @@ def prepare_output(output: str, inputs: Iterable[str], *, overwrite: bool, resum
         raise OutputError(
             f"--output {output}: holds {len(existing)} files already ({existing[0]}, ...); use --overwrite"
         )
-    for name in sorted(existing, key=lambda name: name != RUN):  # first what says that a run can be gone on with
+    for name in sorted(existing, key=lambda name: name != RUN):  # run.json first: without it, no job resumes the rest
         remove(join(output, name))
     return output
 
@@ -81,7 +87,7 @@ def _check(output: str, inputs: Iterable[str]) -> tuple[str, list[str]]:
 
 @contextmanager
 def open_run(output: str, inputs: Iterable[str], *, overwrite: bool) -> Iterator[tuple[str, Lease]]:
-    """Hold a run directory for one job, to begin or to go on with a run.
+    """Hold a run directory for one job, which begins a run or resumes one.
 
     Args:
         output: The run directory.
@@ -92,9 +98,9 @@ def open_run(output: str, inputs: Iterable[str], *, overwrite: bool) -> Iterator
         Its absolute URI, and the lease.
 
     Raises:
-        OutputError: As for `prepare_output`; files of a run that cannot be gone on with are there.
+        OutputError: As for `prepare_output`; or the directory holds files of a run that cannot be resumed.
         LeaseError: Another job writes there.
-        StorageError: It cannot be written.
+        StorageError: The output cannot be written.
     """
     output, _ = _check(output, inputs)
     with Lease(output) as lease:
@@ -103,18 +109,19 @@ def open_run(output: str, inputs: Iterable[str], *, overwrite: bool) -> Iterator
 
 
 def begin_run(output: str, identity: Mapping[str, Any], run_id: str) -> list[dict[str, Any]]:
-    """Write run.json, which says what is run here, and take away the manifest until the run is complete.
+    """Write run.json, which says what decides the predictions, and remove the manifest until the run is complete.
 
     Args:
         output: The run directory.
-        identity: What decides the predictions, by the option's name; two runs of one directory agree in all of it.
+        identity: Values that decide the predictions, by option name. All runs of a directory must agree in them.
         run_id: This run's id.
 
     Returns:
         The runs so far, this one last, each with its `run_id` and `started` (UTC); complete ones have their counts.
 
     Raises:
-        OutputError: Runs of another identity have labeled something there; the message says in what they differ.
+        OutputError: The directory holds predictions of a run with another identity, and the message names a value that
+            differs; or its run.json is damaged.
     """
     identity = json.loads(json.dumps(identity))
     uri = join(output, RUN)
@@ -134,7 +141,7 @@ def begin_run(output: str, identity: Mapping[str, Any], run_id: str) -> list[dic
 
 
 def _check_differing(output: str, there: Mapping[str, Any], identity: Mapping[str, Any], name: str) -> None:
-    """Raise OutputError where the other runs have labeled anything; if they failed before that, they bind nobody."""
+    """Raise OutputError if the earlier runs have labeled anything; runs that failed before that do not count."""
     predictions = join(output, PREDICTIONS_FOLDER)
     if not (exists(predictions) and list_files(predictions)):
         return
@@ -147,5 +154,5 @@ def _check_differing(output: str, there: Mapping[str, Any], identity: Mapping[st
 
 
 def utc_now() -> str:
-    """Return the time as ISO 8601, to the second."""
+    """Return the current time in UTC as ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

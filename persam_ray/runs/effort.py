@@ -1,7 +1,7 @@
-"""What labeling some photos took: seconds by step, and what came of the feature cache.
+"""The work of labeling photos: seconds by step, and how often the feature cache helped.
 
-It travels beside the rows, and the writer adds it up for each file: so a photo is counted once, by the attempt whose
-row was kept, even where a task was tried again or the display was lost.
+These figures travel beside the rows, and the writer adds them up for each file. So each photo is counted once, by the
+attempt whose row was kept, even if a task was tried again or the display was lost.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from typing import Literal
 from persam_ray.text import public
 
 CacheOutcome = Literal["hit", "miss", "not_kept"]
-"""A photo's features were found in the cache; or were encoded and are kept there now; or found no room."""
+"""`hit`: a photo's features were found in the cache. `miss`: they were encoded, and are kept there unless the cache
+failed. `not_kept`: they were encoded, and the cache has no room for them."""
 
 
 @dataclass(frozen=True)
 class CacheUse:
-    """What came of the feature cache.
+    """How often the feature cache helped.
 
     Attributes:
         hits: Photos whose features were found.
         misses: Photos that were encoded.
-        not_kept: Those of them whose features found no room.
-        failure: Why reading or writing failed, if it did.
+        not_kept: Photos among the misses for whose features there was no room.
+        failure: The first error of reading or writing; None if there was none.
     """
 
     hits: int = 0
@@ -35,7 +36,7 @@ class CacheUse:
     failure: str | None = None
 
     def __add__(self, other: CacheUse) -> CacheUse:
-        """Add up; of several failures the first stays."""
+        """Return the sums; if both have a failure, the first is kept."""
         return CacheUse(
             self.hits + other.hits,
             self.misses + other.misses,
@@ -54,12 +55,12 @@ class CacheUse:
 
 @dataclass(frozen=True)
 class Effort:
-    """What labeling some photos took.
+    """The work of labeling some photos.
 
     Attributes:
-        seconds: That workers were busy, in sum, by step: `decode` (reading not counted), `encode`, each method by its
-            name, `write`.
-        cache: What came of the feature cache.
+        seconds: Time that workers were busy, summed, by step: `decode` (reading not counted), `encode`, each method by
+            its name, `write`.
+        cache: How often the feature cache helped.
     """
 
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -72,11 +73,11 @@ class Effort:
         return Effort(seconds, self.cache + other.cache)
 
     def to_json(self) -> str:
-        """Return the effort as text."""
+        """Return the effort as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Effort:
-        """Return the effort of `to_json`."""
+        """Return the effort that `to_json` wrote."""
         values = json.loads(text)
         return cls(values["seconds"], CacheUse(**values["cache"]))

@@ -1,7 +1,8 @@
-"""One job at a time on an output: a file that its driver renews, on any storage.
+"""A lease lets one job at a time write to an output: a small file that the job's driver renews, on any storage.
 
-The driver that holds it writes a new number every few seconds. Another that finds the file watches it: a number that
-moves belongs to a living job, one that stands still to a dead one, and is taken over. Clocks are not compared.
+The driver that holds the lease writes a new number every 4 s. A second job that finds the file watches it for 15 s. If
+the number changes, the first job is alive and the second is refused. If it does not, the first job is dead and the
+second takes over. Clocks are not compared.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ class LeaseError(PersamRayError, ValueError):
 
 
 class Lease:
-    """Held while the `with` block runs.
+    """The lease of one output, held while the `with` block runs.
 
     Args:
         output: URI of the run directory.
 
     Raises:
-        LeaseError: On entering: another job holds it.
+        LeaseError: On entering the block: another job holds the lease.
         StorageError: The output cannot be written.
     """
 
@@ -49,7 +50,7 @@ class Lease:
         self._renewal = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> Self:
-        """Take the lease, waiting for as long as it takes to tell a dead job from a living one."""
+        """Take the lease; if another job left one, first wait until it is clear whether that job is alive."""
         found = self._read()
         if found and not self._is_dead(found):
             console.print(f"{self._output}: another job was here ({_who(found)}); waiting {DEAD_AFTER_S:.0f} s for it")
@@ -60,24 +61,24 @@ class Lease:
                 time.sleep(1.0)
         self._write(0)
         self._renewal.start()
-        return self  # whoever came at the same moment and wrote later has it: `check` tells
+        return self  # of two jobs that enter at once, the later writer has it: `check` tells
 
     def __exit__(self, *_: object) -> None:
-        """Give it back."""
+        """Release the lease."""
         self._ended.set()
         self._renewal.join()
-        with suppress(StorageError):  # then another job waits for it
+        with suppress(StorageError):  # if the file stays, the next job waits for it
             if self._lost_to is None and self._is_ours(self._read()):
                 remove(self._uri)
 
     def check(self) -> None:
-        """Raise LeaseError if another job has taken over since: it came at the same moment, or this one seemed dead."""
+        """Raise LeaseError if another job has taken over: it entered at the same moment, or this job seemed dead."""
         if self._lost_to is None and not self._is_ours(found := self._read()):
             self._lost_to = found or {}
         self.check_told()
 
     def check_told(self) -> None:
-        """As `check`, by what the last renewal found."""
+        """Raise LeaseError if a renewal has found that another job took over; the file is not read again."""
         if self._lost_to is not None:
             raise LeaseError(f"--output {self._output}: another job has taken over ({_who(self._lost_to)})")
 
@@ -92,13 +93,13 @@ class Lease:
                     return
                 self._write(beat)
             except StorageError:
-                continue  # the storage is away; so are the predictions, which will say so
+                continue  # without the storage, writing predictions fails too, and reports it
 
     def _is_ours(self, found: dict[str, Any] | None) -> bool:
         return found is not None and found.get("job") == self._content["job"]
 
     def _read(self) -> dict[str, Any] | None:
-        """Return what is there; None only if nothing is."""
+        """Return the content of the lease file; None only if there is no file."""
         try:
             found = read_json(self._uri)
         except StorageError as error:
@@ -111,7 +112,10 @@ class Lease:
         write_json(self._uri, {**self._content, "beat": beat})
 
     def _is_dead(self, found: dict[str, Any]) -> bool:
-        """Tell at once where its process would be one of those that this machine, or container, knows."""
+        """Tell, without waiting, whether a job's process has ended; False if this process cannot know.
+
+        Process numbers can be compared only within one boot of one machine, and within one container.
+        """
         pid = found.get("pid")
         same = all(found.get(name) == self._content[name] for name in ("host", "boot", "namespace"))
         if not same or self._content["boot"] is None or not isinstance(pid, int) or not 0 < pid < 2**31:
@@ -126,7 +130,7 @@ class Lease:
 
 
 def _processes() -> dict[str, str | None]:
-    """Return what two processes agree in that see each other's numbers."""
+    """Return the machine's boot id and the process namespace: processes that share both see each other's numbers."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return {"boot": boot, "namespace": str(Path("/proc/self/ns/pid").readlink())}

@@ -1,4 +1,4 @@
-"""manifest.json, written last: options, fingerprints, versions, counts, seconds. It makes a run complete."""
+"""manifest.json, written last: options, fingerprints, versions, counts and seconds. It makes a run complete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def finish_run(
     seconds: Mapping[str, float],
     runs: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Write metrics.json where images had ground truth, then the manifest."""
+    """Write metrics.json if images had ground truth (else remove it), then the manifest; see `write_manifest`."""
     if metrics:
         write_json(join(output, "metrics.json"), metrics.as_dict())
     else:
@@ -47,9 +47,10 @@ def write_manifest(
         output: The run directory.
         config: The job's options.
         fingerprints: Fingerprints of the checkpoint and the references.
-        counts: Counts of all rows there.
-        seconds: Wall-clock time by step; `label` is what images per second are counted over.
-        runs: From `begin`, the last with what it did (`labeled`, ...); run.json is told that it is complete.
+        counts: Counts of all rows in the directory.
+        seconds: Seconds by step; `label` is the time that images per second are computed from.
+        runs: Runs so far, from `begin_run`; the last one has its numbers (`labeled`, ...) too. It is marked as
+            finished, also in run.json.
     """
     labeled = counts.images
     if runs:
@@ -75,9 +76,9 @@ def write_training_manifest(
     Args:
         output: The run directory.
         config: The job's options.
-        train_ids: The images.
-        start: Names of the tensors that start weights filled, left at random, or did not use.
-        seconds: Wall-clock time of training.
+        train_ids: Keys of the training images.
+        start: Names of tensors: those that the start weights filled, those left at random, and start weights not used.
+        seconds: Wall-clock time of training, in seconds.
     """
     content = {
         "train_ids": list(train_ids),

@@ -1,4 +1,4 @@
-"""What a run came to: its writers' summaries, added up."""
+"""The outcome of a run: the summaries of its writers, added up."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from persam_ray.runs.effort import Effort
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes:
-        counts: What was done.
+        counts: Images labeled and failed, and instances found.
         judged: Packed summaries (`metrics.summary.pack`) of the images that have ground truth.
-        effort: What it took; nothing for rows of earlier runs.
+        effort: The work that it took; empty for rows of earlier runs.
     """
 
     counts: Counts
@@ -33,12 +33,12 @@ class Outcome:
         return Outcome(self.counts + other.counts, self.judged + other.judged, self.effort + other.effort)
 
     def metrics(self) -> Metrics | None:
-        """Return the metrics of the images that have ground truth, if any has."""
+        """Return the metrics of the images that have ground truth; None if none has."""
         return metrics_of(self.judged) if self.judged else None
 
 
 def add_up(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Outcome]:
-    """Add up the SUMMARY rows that the writers return, by run: each file counts once, as it was written last."""
+    """Add up the writers' SUMMARY rows by run. A file that was written twice counts once, by its last row."""
     files: dict[str, dict[str, Outcome]] = {}
     for row in summaries:
         judged = () if row["judged"] is None else (row["judged"],)
@@ -54,7 +54,7 @@ def check_complete(counts: Counts, images: int) -> None:
 
 
 def check_written(counts: Counts, rows: int) -> None:
-    """Raise OutputError unless the files hold just the rows that were counted."""
+    """Raise OutputError unless the files hold as many rows as were counted."""
     if counts.images != rows:
         raise OutputError(
             f"{counts.images} rows were counted, but the files hold {rows}: another job has written here; the same "

@@ -1,7 +1,7 @@
-"""Part files: `predictions/part-*.parquet` of a run directory, each whole in itself.
+"""Part files: `predictions/part-*.parquet` of a run directory, each complete by itself.
 
-A part's name follows from its keys, so that a retried task writes the same file again, and its footer says what its
-rows came to: whoever goes on with a run reads keys, versions and footers, no masks.
+A part's name follows from its keys, so a retried task writes the same file again. Its footer holds the counts and the
+packed metrics of its rows, so resuming a run reads keys, versions and footers, but no masks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ JUDGED = b"persam_ray.judged"
 
 
 def part_name(table: pa.Table) -> str:
-    """Return a file's name that follows from a table's keys, in any order."""
+    """Return a file name that follows from the keys of a table; their order does not matter."""
     keys = "\0".join(sorted(table["image_id"].to_pylist()))
     return f"part-{hashlib.blake2b(keys.encode(), digest_size=8).hexdigest()}.parquet"
 
@@ -40,10 +40,10 @@ def write_part(run: str, table: pa.Table, judged: bytes | None) -> Counts:
     Args:
         run: URI of the run directory.
         table: The rows.
-        judged: The packed summary of those that have ground truth; None where none has.
+        judged: The packed summary of the rows that have ground truth; None if none has.
 
     Returns:
-        What the rows came to.
+        The counts of the rows.
     """
     counts = Counts.of(table)
     footer = {COUNTS: counts.to_json().encode()} | ({} if judged is None else {JUDGED: base64.b64encode(judged)})
@@ -53,14 +53,14 @@ def write_part(run: str, table: pa.Table, judged: bytes | None) -> Counts:
 
 @dataclass(frozen=True)
 class Part:
-    """What a part holds, without its masks.
+    """The content of a part file, without its masks.
 
     Attributes:
         name: The file's name.
-        keys: image_key of each row.
+        keys: `image_key` of each row.
         versions: `version_key` of each row.
-        counts: What the rows came to.
-        judged: Their packed summary; None where none has ground truth.
+        counts: Counts of the rows.
+        judged: Packed summary of the rows that have ground truth; None if none has.
     """
 
     name: str
@@ -74,7 +74,7 @@ def read_part(run: str, name: str) -> Part:
     """Read a part's keys, versions and footer.
 
     Raises:
-        StorageError: It cannot be read, or no run wrote it.
+        StorageError: The file cannot be read, or an earlier release wrote it.
     """
     uri = join(run, PREDICTIONS_FOLDER, name)
     with storage_errors(uri), open_parquet(uri) as file:
@@ -94,12 +94,12 @@ def read_part(run: str, name: str) -> Part:
 
 
 def read_parts(run: str, names: Sequence[str]) -> list[Part]:
-    """Read several."""
+    """Read several parts; errors as for `read_part`."""
     return [read_part(run, name) for name in names]
 
 
 def count_rows(run: str, names: Sequence[str]) -> int:
-    """Return the number of rows in some parts; only the ends of the files are read."""
+    """Return the number of rows in some parts; only the files' footers are read."""
     total = 0
     for name in names:
         uri = join(run, PREDICTIONS_FOLDER, name)
@@ -109,15 +109,15 @@ def count_rows(run: str, names: Sequence[str]) -> int:
 
 
 def drop_rows(run: str, name: str, keys: npt.NDArray[np.uint64] | None) -> Counts:
-    """Take rows out of a part; what is left becomes a part of its own, without judgement, then the old one goes.
+    """Drop rows of a part: the rows that stay become a new part, without metrics, then the old part is removed.
 
     Args:
         run: URI of the run directory.
         name: The part's file name.
-        keys: image_key of the rows to drop; None for all.
+        keys: `image_key` of the rows to drop; None for all.
 
     Returns:
-        What the rows that are left come to.
+        The counts of the rows that stay.
     """
     uri = join(run, PREDICTIONS_FOLDER, name)
     counts = Counts()

@@ -1,4 +1,4 @@
-"""Photos that are listed against rows that are there: what is left to do, and which rows must go.
+"""Compare the listed photos with the rows of a run: which photos are left to label, and which rows must go.
 
 Keys and versions are compared as 64-bit hashes: 16 bytes for each photo and each row.
 """
@@ -21,15 +21,15 @@ Keys = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `reconcile` finds.
+    """The result of `reconcile`.
 
     Attributes:
-        images: Photos that are listed.
-        left: Those without a row.
-        changed: Rows of another version.
-        removed: Rows of photos that are listed no more.
-        open_shards: Positions of the shards that hold photos without a row.
-        drops: Parts that lose rows: their keys, or None for all.
+        images: Number of listed photos.
+        left: Number of listed photos without a row that stays.
+        changed: Number of rows with another version than their photo.
+        removed: Number of rows whose photo is no longer listed.
+        open_shards: Positions of the shards that hold photos left to label.
+        drops: Names of the parts that lose rows, each with the keys of these rows; None for all rows.
         counts: Counts of the parts that stay as they are.
         judged: Packed summaries of the parts that stay as they are.
     """
@@ -48,13 +48,13 @@ def reconcile(keys: Keys, versions: Keys, sizes: npt.NDArray[np.int64], parts: S
     """Compare the listed photos with the rows of a run.
 
     Args:
-        keys: image_key of each photo, shard by shard; no two alike.
-        versions: Its version_key.
-        sizes: Photos of each shard.
-        parts: The run's part files.
+        keys: `image_key` of each photo, shard by shard; no two are equal.
+        versions: `version_key` of each photo, in the same order.
+        sizes: Number of photos in each shard.
+        parts: The run's part files, at least one.
 
     Returns:
-        The verdict, and the keys that are done, sorted.
+        The verdict, and the keys of the photos that are done, sorted.
     """
     order = np.argsort(keys)
     row_keys, row_versions = (np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "versions"))
@@ -83,8 +83,8 @@ def reconcile(keys: Keys, versions: Keys, sizes: npt.NDArray[np.int64], parts: S
 
 
 def _repeats(row_keys: Keys, is_stale: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Mark the rows whose key an earlier row has, or a later one that is not stale."""
-    order = np.lexsort((is_stale, row_keys))  # a good row before a stale one; stable, so the earlier first
+    """Mark all rows of a key but one: the first row that is not stale stays, or the first if all are stale."""
+    order = np.lexsort((is_stale, row_keys))  # good rows before stale ones; the sort is stable, so earlier rows first
     is_repeated = np.zeros(len(row_keys), np.bool_)
     is_repeated[order[1:]] = row_keys[order[1:]] == row_keys[order[:-1]]
     return is_repeated
@@ -97,9 +97,9 @@ def _drops(
     is_bad: npt.NDArray[np.bool_],
     is_listed: npt.NDArray[np.bool_],
 ) -> tuple[tuple[tuple[str, Keys | None], ...], npt.NDArray[np.bool_]]:
-    """Return the parts that lose rows, with the keys of those, and which rows that takes.
+    """Return the parts that lose rows, with the keys of these rows, and a mark for each row that is dropped.
 
-    A part with ground truth loses all photos that are listed: its summary holds sums over all of its rows.
+    A part with ground truth loses all rows whose photos are listed: its summary holds sums over all of its rows.
     """
     drops: list[tuple[str, Keys | None]] = []
     is_dropped = is_bad.copy()

@@ -1,4 +1,4 @@
-"""The lines that a labeling run closes with."""
+"""The lines that a labeling run prints at its end."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def summarize(output: str, counts: Counts, labeled: int, metrics: Metrics | None, label_s: float) -> None:
-    """Close with a few lines: what was done, what failed and why, how well, where it lies.
+    """Print the last lines of a run: what was labeled, what failed and why, the metrics, and where the results are.
 
     Args:
         output: The run directory.
-        counts: Counts of all rows there.
-        labeled: How many of them this run has made.
-        metrics: Where there is ground truth.
+        counts: Counts of all rows in the directory.
+        labeled: Number of the rows that this run has made.
+        metrics: Metrics of the run; None if there is no ground truth.
         label_s: Seconds that labeling took.
     """
     if console.run_id is not None:
@@ -41,7 +41,7 @@ def summarize(output: str, counts: Counts, labeled: int, metrics: Metrics | None
 
 
 def tell_cache_use(uri: str, use: CacheUse) -> None:
-    """Say in one line what came of the feature cache at a URI."""
+    """Print one line on how often the feature cache at a URI helped."""
     line = f"feature cache {public(uri)}: {use.hits} photos found, {use.misses} encoded"
     if use.not_kept:
         line += f"; it is full (--feature-cache-gb), {use.not_kept} were not kept"

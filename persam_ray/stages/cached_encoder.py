@@ -1,9 +1,9 @@
-"""SAM's encoder behind a cache: what an actor does with it.
+"""SAM's encoder behind the feature cache, as an actor uses it.
 
 encoder = CachedEncoder(sam, fingerprint, cache.share(actors))
-asked = encoder.ask(photos)                   threads look up a table's photos, 16 at most, ahead of the model
-features = encoder.encode(photos[:1], asked[:1])            found, or encoded and sent off to be kept
-outcomes = encoder.settle()                   all of it is kept now
+asked = encoder.ask(photos)                          threads look up a table's photos, 16 at most, ahead of the model
+features = encoder.encode(photos[:1], asked[:1])     read from the cache, or encoded and on their way into it
+outcomes = encoder.settle()                          waits until all features are kept
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from persam_ray.types import ByteArray
 
 THREADS = 8
-"""That read and write at once, in each actor."""
+"""Threads of each actor that read from the cache and write to it."""
 
 FAILURES_IN_A_ROW = 3
-"""After so many an actor goes on without the cache: each may have waited for its timeouts."""
+"""After this many failures in a row an actor goes on without the cache: each may have waited for its timeouts."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Entry:
     """A photo's place in the cache, and what was found there.
 
     Attributes:
-        key: SHA-256 of what the features follow from, in hexadecimal digits.
+        key: SHA-256 of everything that decides the features (weights, encoding, pixels), in hexadecimal digits.
         features_1chw: float32 on the CPU, laid out in memory as the encoder gave them; None for a miss.
-        failure: Why it could not be read.
+        failure: The error of reading the entry; None if there was none.
     """
 
     key: str
@@ -50,7 +50,7 @@ class Entry:
 
 @dataclass
 class _LookedUp:
-    """What came of one photo so far."""
+    """The outcome of one photo so far."""
 
     outcome: CacheOutcome
     failure: str | None
@@ -58,14 +58,14 @@ class _LookedUp:
 
 
 class CachedEncoder:
-    """SAM's encoder behind a cache; for one thread, beside its own.
+    """SAM's encoder behind a cache. One thread calls it; reading and writing have threads of their own.
 
-    A hit is to the bit what the encoder gave when it was kept, memory layout included, on which the order of later sums
-    depends. Beyond the key, rounding may depend on the chip, the number of threads and torch's version.
+    A hit equals the kept features bit for bit, and has their memory layout, on which the order of later sums depends.
+    The key does not cover the chip, the number of threads and torch's version, which may change rounding.
 
     Args:
-        sam: What encodes the misses.
-        fingerprint: Its checkpoint's; one SAM never finds the features of another.
+        sam: The model that encodes the misses.
+        fingerprint: Fingerprint of its checkpoint, so that one SAM never finds the features of another.
         cache: Where features are kept, and how many bytes this encoder may add.
 
     Raises:
@@ -83,11 +83,11 @@ class CachedEncoder:
         self._looked_up: list[_LookedUp] = []
 
     def ask(self, photos: Sequence[ByteArray]) -> list[Future[Entry]]:
-        """Start to look up photos: each (h, w, 3) uint8 of the model frame, which must stay as they are."""
+        """Start to look up photos, each (h, w, 3) uint8 of the model frame; do not change them meanwhile."""
         return [self._threads.submit(self._look_up, photo) for photo in photos]
 
     def encode(self, photos: Sequence[ByteArray], asked: Sequence[Future[Entry]]) -> torch.Tensor:
-        """Return features (b, c, h, w) as `Sam.encode`; those that were not found are encoded together, and kept."""
+        """Return features (b, c, h, w) as `Sam.encode` does; the misses are encoded together, and kept."""
         import torch
 
         entries = [future.result() for future in asked]
@@ -103,10 +103,10 @@ class CachedEncoder:
                 return fresh_bchw
             for place, index in enumerate(missing):
                 features.insert(index, fresh_bchw[place : place + 1])
-        return features[0] if len(features) == 1 else torch.cat(features)  # which keeps channels last
+        return features[0] if len(features) == 1 else torch.cat(features)  # torch.cat keeps channels last
 
     def settle(self) -> list[tuple[CacheOutcome, str | None]]:
-        """Wait until all features are kept; return what came of each photo since the last time, and why it failed."""
+        """Wait until all features are kept; return outcome and failure of each photo since the last call, in order."""
         settled: list[tuple[CacheOutcome, str | None]] = []
         for one in self._looked_up:
             unwritten = self._noted(one.write.result()) if one.write else None
@@ -129,7 +129,7 @@ class CachedEncoder:
         return Entry(key, unpack(content, key))
 
     def _keep(self, keys: Sequence[str], features_bchw: torch.Tensor, looked_up: Sequence[_LookedUp]) -> None:
-        """Send off the features of photos that were not found, as far as there is room."""
+        """Start to write the features of the misses, as far as there is room."""
         has_given_up = self._has_given_up
         kept_bchw = features_bchw if has_given_up else features_bchw.to(self._sam.encoder_dtype).cpu()
         for key, features_chw, one in zip(keys, kept_bchw, looked_up, strict=True):
@@ -154,7 +154,7 @@ class CachedEncoder:
         return join(self._folder, key[:2], f"{key}.safetensors")
 
     def _noted(self, failure: str | None) -> str | None:
-        """Count failures in a row, up to the number that ends it, and return the failure."""
+        """Count failures in a row, until the cache is given up, and return the failure unchanged."""
         if not self._has_given_up:
             self._failures = self._failures + 1 if failure else 0
         return failure
@@ -165,7 +165,7 @@ class CachedEncoder:
 
 
 def _reason(error: Exception) -> str:
-    """Return what a filesystem's client raised, of whatever type: it is the cache's problem, not the run's."""
+    """Return an error of any type as text: a filesystem's client may raise what it likes, but the run goes on."""
     return str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
 
 
@@ -173,7 +173,7 @@ def _reason(error: Exception) -> str:
 
 
 def pack(features_chw: torch.Tensor, key: str) -> bytes:
-    """Return a safetensors file of one photo's features (on the CPU), and a checksum of them and the key."""
+    """Return a safetensors file with one photo's features (c, h, w), on the CPU, and a checksum of them and the key."""
     import torch
     from safetensors.torch import save
 
@@ -184,7 +184,7 @@ def pack(features_chw: torch.Tensor, key: str) -> bytes:
 
 
 def unpack(content: bytes, key: str) -> torch.Tensor | None:
-    """Return the features (1, c, h, w), float32, of `pack`; None of content that is damaged or of another key."""
+    """Return the features (1, c, h, w) that `pack` wrote, as float32; None if they are damaged or of another key."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -199,7 +199,7 @@ def unpack(content: bytes, key: str) -> torch.Tensor | None:
     ((name, laid_out),) = tensors.items()
     if int(checksum) != _checksum(name, laid_out, key):
         return None
-    # Copied to memory of torch's alignment, and with all four strides as they were: sums may round by either.
+    # Copied to memory with torch's alignment, and with all four strides as they were: both may change rounding.
     features = laid_out.to(torch.float32, copy=True)[None]
     return features.permute(0, 3, 1, 2) if name == "features_hwc" else features
 

@@ -16,10 +16,10 @@ from persam_ray.stages.tables import PIXELS
 
 @dataclass(frozen=True)
 class DecodeImages:
-    """Bytes to pixels of the model frame; a row that cannot be decoded keeps going with its `error`.
+    """Decodes photos and resizes them to the model frame. A photo that cannot be decoded stays a row with its `error`.
 
     Attributes:
-        frame_hw: Returns the size at which the model takes a photo of some size (h, w).
+        frame_hw: Maps the (h, w) of a photo to the (h, w) at which the model takes it, both in pixels.
     """
 
     frame_hw: Callable[[tuple[int, int]], tuple[int, int]]
@@ -59,6 +59,6 @@ class DecodeImages:
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Walk a table's rows as plain values, one photo in Python's memory at a time."""
+    """Yield a table's rows as plain values, with one photo in Python's memory at a time."""
     for batch in table.to_batches(max_chunksize=1):
         yield batch.to_pylist()[0]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """How to find instances by Mask R-CNN.
+    """How to find instances with Mask R-CNN.
 
     Attributes:
         device: `cuda` or `cpu`.
@@ -37,12 +37,12 @@ class DetectOptions:
 
 
 class SegmentWithMaskRcnn:
-    """Holds a trained Mask R-CNN.
+    """Finds instances with a trained Mask R-CNN, one photo at a time.
 
     Args:
-        load: Returns the checkpoint.
+        load: Function that returns the checkpoint.
         options: How to find instances.
-        report: Where progress goes.
+        report: Function that progress is reported to.
     """
 
     def __init__(self, load: Callable[[], Checkpoint], options: DetectOptions, report: Report) -> None:

@@ -1,6 +1,6 @@
-"""Predictions against ground truth, for rows of tables: what the label job's writer and the evaluate job share.
+"""Judge predictions against ground truth, for rows of tables. The label job's writer and the evaluate job share this.
 
-Workers judge a table of images and return its summary as bytes (about 100 bytes per image); the driver merges those.
+Workers judge a table of images and return its summary as bytes (about 100 for each image). The driver merges these.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class JudgeOptions:
     """How to judge.
 
     Attributes:
-        categories: What to judge; other categories are not looked at.
-        score_threshold: Predictions of at least this score count in TP, FP, FN and the regions; AP uses all.
+        categories: Categories to judge; others are ignored.
+        score_threshold: Predictions of at least this score, 0 to 1, count in TP, FP, FN and the regions; AP uses all.
         objects: `mask` takes each instance as one object, `component` each connected part of it, in predictions and
             truth alike.
         min_object_fraction: Predicted objects that cover less than this fraction of the image, 0 to 1, are dropped.
@@ -51,12 +51,12 @@ def judge_rows(rows: Iterable[Mapping[str, Any]], options: JudgeOptions) -> tupl
     """Judge images that have ground truth.
 
     Args:
-        rows: With `image_id`, `height`, `width`, `instances`, and `annotations` that are not null. A failed image has
-            no instances: all of its objects are missed.
+        rows: Rows with `image_id`, `height`, `width`, `instances`, and `annotations`, which must not be null. A failed
+            image has no instances, so all of its objects count as missed.
         options: How to judge.
 
     Returns:
-        The summary, and what became of each object (MATCHES).
+        The summary, and a MATCHES row for each object.
     """
     pairs = [image_pair(row, options) for row in rows]
     summary, matches = evaluate_shard(pairs, options.categories, score_threshold=options.score_threshold)
@@ -66,7 +66,7 @@ def judge_rows(rows: Iterable[Mapping[str, Any]], options: JudgeOptions) -> tupl
 
 
 def image_pair(row: Mapping[str, Any], options: JudgeOptions) -> ImagePair:
-    """Return the objects of an image that are compared; `matches` count within them."""
+    """Return the objects of an image that are compared; matches refer to them by their positions."""
     size_hw = (row["height"], row["width"])
     truths = [
         TruthInstance(item["category"], item["rle"], item["area"], bool(item["iscrowd"]))
@@ -104,10 +104,10 @@ class MatchImages:
     images: str
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Turn joined rows (truth beside prediction, by key) into one JUDGED row; none for an empty table.
+        """Turn joined rows (truth beside prediction, by key) into one JUDGED row; no row for an empty table.
 
         Raises:
-            EvaluationError: A row is on one side only, or twice, or its sizes differ.
+            EvaluationError: An image has only truth or only a prediction, occurs twice, or its sizes differ.
         """
         rows = [self._checked(row) for row in table.to_pylist()]
         if not rows:
@@ -122,7 +122,7 @@ class MatchImages:
         yield pa.Table.from_pylist([judged], schema=JUDGED)
 
     def _checked(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row with the size of its photo, which the truth need not state."""
+        """Return the row with its photo's size filled in, because the truth need not state it."""
         name = row["image_id"]
         if not row["is_image"]:
             raise EvaluationError(f"{self.predictions}: the row {name!r} is not among the images {self.images}")

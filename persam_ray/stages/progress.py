@@ -1,12 +1,12 @@
-"""What stages tell whoever watches them work."""
+"""How stages report their progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Report = Callable[[int, int], None]
-"""Called with images done and failures among them. To look at only: messages may be lost, or come twice."""
+"""Called with the number of images done and of failures among them. For display only: calls may be lost or repeated."""
 
 
 def nowhere(_images: int, _failed: int) -> None:
-    """Report to nobody."""
+    """Ignore the report."""

@@ -1,4 +1,4 @@
-"""Between a table and a model: the photos that it can look at, their pixels, and the rows that come of them."""
+"""From a table to a model and back: the decoded photos of PIXELS rows, and LABELED rows with the instances found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from persam_ray.types import ByteArray
 
 @dataclass(frozen=True)
 class DecodedPhoto:
-    """A row of PIXELS that a model can look at.
+    """A decoded photo: a row of PIXELS without an error.
 
     Attributes:
         index: Position of the row in its table.
@@ -32,14 +32,14 @@ class DecodedPhoto:
 
 
 class TableLabels:
-    """What a model finds in the photos of one table, gathered into LABELED rows.
+    """Collects the instances that a model finds in the photos of one table, and returns LABELED rows.
 
     Args:
         table: PIXELS rows.
-        methods: Names of the methods that label it; each gives a row for each photo.
+        methods: Names of the methods that label the table; each gives one row for each photo.
 
     Attributes:
-        photos: The rows that a model can look at; the others have failed already.
+        photos: The decoded photos; the other rows have failed already.
     """
 
     def __init__(self, table: pa.Table, methods: Iterable[str]) -> None:
@@ -57,12 +57,12 @@ class TableLabels:
         self._cache: dict[int, tuple[CacheOutcome, str | None]] = {}
 
     def report_failed(self, report: Report) -> None:
-        """Report the photos that had failed before."""
+        """Report the photos that failed in an earlier stage."""
         if failed := len(self._rows) - len(self.photos):
             report(failed, failed)
 
     def add(self, method: str, photo: DecodedPhoto, instances: Iterable[dict[str, Any]]) -> None:
-        """Add instances that a method has found in a photo, their masks encoded (`data.schema.instance_row`)."""
+        """Add instances that a method has found in a photo, as `data.schema.instance_row` returns them."""
         self._instances[method][photo.index] += instances
 
     def spend(
@@ -71,10 +71,10 @@ class TableLabels:
         """Add the seconds that a step took for some photos, in equal parts.
 
         Args:
-            step: Its name.
+            step: Name of the step.
             photos: The photos that it was done for.
-            seconds: What it took.
-            methods: Whose rows have them; None for all, which share the step.
+            seconds: Time that it took for all of them.
+            methods: Methods whose rows record the seconds; None for all methods, because they share the step.
         """
         for method in self._instances if methods is None else methods:
             for photo in photos:
@@ -82,11 +82,11 @@ class TableLabels:
                 spent[step] = spent.get(step, 0.0) + seconds / len(photos)
 
     def looked_up(self, photo: DecodedPhoto, outcome: CacheOutcome, failure: str | None) -> None:
-        """Note what came of the feature cache for a photo, and why it failed, if it did."""
+        """Record the outcome of the feature cache for a photo, and its failure; None if it did not fail."""
         self._cache[photo.index] = outcome, failure
 
     def to_table(self) -> pa.Table:
-        """Return LABELED rows: each method's, in the table's order."""
+        """Return LABELED rows, method by method, each in the table's order."""
         rows = [
             self._labeled_row(method, index, row) for method in self._instances for index, row in enumerate(self._rows)
         ]

@@ -1,7 +1,7 @@
-"""The stages that hold a model: PIXELS rows in, LABELED rows out, one for each photo and method; no ray here.
+"""The stage that holds SAM: PIXELS rows in, LABELED rows out, one for each photo and method. It does not use Ray.
 
 A photo's pixels end here; a few KB of run-length strings go on. One SAM serves several methods and categories: it
-encodes each photo once, or finds its features in a cache.
+encodes each photo once, or reads its features from a cache.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PROMPTS_AT_ONCE = 16
 
 
 class SegmentStage(Protocol):
-    """What an actor does to a table."""
+    """A stage that holds a model: an actor applies it to one table after the other."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Turn PIXELS rows into LABELED rows."""
@@ -47,16 +47,16 @@ class SegmentStage(Protocol):
 
 
 class SegmentWithSam:
-    """Holds SAM and the targets; each image is encoded once, then every method and category is decoded on its features.
+    """Segments photos by SAM: each is encoded once, then every method and category is decoded from its features.
 
-    Made at once, while the targets may still be in the making; the first call waits for them, and raises what went
-    wrong with them.
+    The stage can be made before the targets are. Its first call waits for them, and raises the error if making them
+    failed.
 
     Args:
-        load: Returns the checkpoint, and the targets of each method by its name (from the object store, where all
-            actors share them).
+        load: Function that returns the checkpoint, and the targets of each method by its name (from the object store,
+            where all actors share them).
         options: How to segment.
-        report: Where progress goes.
+        report: Function that progress is reported to.
     """
 
     _sam: Sam
@@ -72,7 +72,7 @@ class SegmentWithSam:
         report: Report,
     ) -> None:
         keep_freed_memory()
-        from persam_ray.sam import model  # noqa: F401 - torch loads in seconds: let it while targets are made elsewhere
+        from persam_ray.sam import model  # noqa: F401 - torch takes seconds to load: use the time of making the targets
 
         self._load: Callable[[], tuple[Checkpoint, Mapping[MethodName, Sequence[Target]]]] | None = load
         self._options = options
@@ -94,7 +94,7 @@ class SegmentWithSam:
         return labels.to_table()
 
     def _begin(self) -> None:
-        """Build SAM, once."""
+        """Wait for the targets and build SAM, at the first call."""
         if self._load is None:
             return
         checkpoint, targets = self._load()
@@ -111,7 +111,7 @@ class SegmentWithSam:
         self._load = None
 
     def _encoded(self, labels: TableLabels) -> Iterator[tuple[Sequence[DecodedPhoto], torch.Tensor]]:
-        """Yield each batch of photos and their features; behind the last one the cache has all that is new."""
+        """Yield each batch of photos and their features (b, c, h, w); after the last, the cache has all new ones."""
         photos = labels.photos
         asked = self._cached.ask([photo.pixels_hw3 for photo in photos]) if self._cached else []
         for start in range(0, len(photos), self._batch_size):
@@ -123,7 +123,7 @@ class SegmentWithSam:
             else:
                 features_bchw = self._sam.encode(pixels)
             if self._sam.device.type == "cuda" and len(self._targets) > 1:
-                self._wait()  # else the first method's clock would run while the encoder works
+                self._wait()  # else the encoder's time would count as the first method's
             labels.spend("encode", batch, time.perf_counter() - started_s)
             yield batch, features_bchw
         if self._cached and photos:
@@ -134,14 +134,15 @@ class SegmentWithSam:
 
     @property
     def _questions_ahead(self) -> int:
-        """How many questions are asked before the first one's answer is taken: a GPU works while masks are encoded.
+        """Number of questions asked ahead of the one being answered: a GPU works on it while masks are made RLE.
 
-        None where the seconds of several methods are told apart, or features come from a cache or go there: both wait.
+        It is 0 if the seconds of several methods are told apart or there is a feature cache, because both wait for the
+        GPU; and on a CPU.
         """
         return int(self._sam.device.type == "cuda" and len(self._targets) == 1 and self._cached is None)
 
     def _questions(self, labels: TableLabels) -> Iterator[_Question]:
-        """Ask for every method's targets in every batch of photos, some targets at a time, in this order."""
+        """Ask for the targets in each batch of photos: method by method, some targets at a time."""
         for batch, features_bchw in self._encoded(labels):
             encoded = EncodedPhotos(features_bchw, [self._sam.frame(photo.size_hw) for photo in batch])
             at_once = max(1, PROMPTS_AT_ONCE // len(batch))
@@ -164,14 +165,14 @@ class SegmentWithSam:
 
 @dataclass(frozen=True)
 class _Question:
-    """Some targets of a method, asked for in a batch of photos.
+    """Some targets of one method, asked for in a batch of photos.
 
     Attributes:
         photos: The batch.
-        method: Whose targets.
-        instances: The answers, on their way.
-        seconds: That asking took.
-        is_last: Whether it is the last of its batch.
+        method: Name of the method.
+        instances: The answers, on their way from the device.
+        seconds: Time that asking took.
+        is_last: Whether it is the batch's last question.
     """
 
     photos: Sequence[DecodedPhoto]
@@ -181,12 +182,12 @@ class _Question:
     is_last: bool
 
     def answered(self) -> list[list[dict[str, Any]]]:
-        """Return each photo's instances, in the order of the targets, their masks encoded."""
+        """Wait for the answers; return each photo's instances in the order of the targets, as INSTANCE values."""
         return [list(map(instance_row, found)) for found in self.instances.wait()]
 
 
 def _ahead(items: Iterator[ItemT], count: int) -> Iterator[ItemT]:
-    """Yield items in their order, each when so many further ones have been made."""
+    """Yield items in their order, each after `count` further items have been made."""
     made: deque[ItemT] = deque()
     for item in items:
         made.append(item)

@@ -1,4 +1,4 @@
-"""The tables between the stages, as Arrow schemas: READ rows (`data.schema`) come in, SUMMARY rows go out."""
+"""Arrow schemas of the tables between the stages: READ rows (`data.schema`) come in, SUMMARY rows go out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ PIXELS = pa.schema(
         ("decode_s", pa.float64()),
     ]
 )
-"""Decoded photos: `pixels` is the RGB of the model frame as bytes, (pixels_height, pixels_width, 3) row by row."""
+"""Decoded photos: `pixels` is the RGB of the model frame as bytes, (pixels_height, pixels_width, 3) row by row.
+`decode_s` is the time that decoding took, in seconds."""
 
 LABELED = pa.schema(
     [
@@ -32,8 +33,8 @@ LABELED = pa.schema(
         ("cache_failure", pa.string()),
     ]
 )
-"""PREDICTIONS with what the writer needs besides: the ground truth to compare them with, the method that made them, the
-seconds that they took by step, and what came of the feature cache (`runs.effort.CacheOutcome`; null without one)."""
+"""PREDICTIONS, and the columns that the writer needs besides: the ground truth, the method that made the prediction,
+its seconds by step, and the outcome of the feature cache (`runs.effort.CacheOutcome`; null without a cache)."""
 
 SUMMARY = pa.schema(
     [
@@ -48,4 +49,4 @@ SUMMARY = pa.schema(
 where no row has ground truth), and `runs.effort.Effort` as JSON."""
 
 WRITTEN = pa.schema([("images", pa.int64()), ("problems", pa.list_(pa.string()))])
-"""One written shard of IMAGES: its rows, and what could not be read."""
+"""One written shard of IMAGES: its number of rows, and the errors of those that could not be read."""

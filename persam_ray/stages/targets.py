@@ -26,12 +26,12 @@ class SegmentOptions:
     Attributes:
         device: `cuda` or `cpu`.
         threads: Torch's threads on the CPU.
-        batch_size: Images in one pass of the encoder, at most. 1 on a CPU: a larger batch gains nothing there, and
+        batch_size: Most images in one pass of the encoder. It is 1 on a CPU: a larger batch gains nothing there, and
             with 1 an image's result does not depend on its neighbours, to the last bit.
         precision: Type that SAM computes in.
-        guidance: Where PerSAM's attention map lies.
-        cache: Where encoded photos are kept, and how much an actor may add; None for nowhere.
-        fits_memory: Take fewer images at once where a GPU's free memory does not hold as many, each actor as it finds.
+        guidance: How PerSAM's attention map is placed on photos that are not square.
+        cache: Where encoded photos are kept, and how much an actor may add; None for no cache.
+        fits_memory: Let each actor take fewer images at once if its GPU's free memory does not hold `batch_size`.
     """
 
     device: str
@@ -44,7 +44,7 @@ class SegmentOptions:
 
 
 def load_sam(checkpoint: Checkpoint, options: SegmentOptions) -> Sam:
-    """Build SAM on the options' device with the options' threads."""
+    """Build SAM on the device, in the precision and with the threads that the options state."""
     import torch
 
     from persam_ray.sam.model import Sam
@@ -60,12 +60,12 @@ def make_targets(
     options: SegmentOptions,
     name: MethodName,
 ) -> tuple[list[Target], float]:
-    """Make a method's targets, on the CPU; beside them, the seconds that it took, SAM being loaded.
+    """Make a method's targets; return them on the CPU, and the seconds that making them took once SAM was loaded.
 
     Args:
         checkpoint: SAM's weights.
-        uri: Where it comes from, for messages.
-        references: By category.
+        uri: URI of the checkpoint, for messages.
+        references: References by category.
         options: How to segment.
         name: Name of the method.
 
@@ -76,7 +76,7 @@ def make_targets(
 
     method = make_method(name, options.guidance)
     precision = "float32" if method.fits else options.precision
-    try:  # once for the run, so with all of this machine's threads
+    try:  # done once in a run, so with all CPUs that this process may use
         sam = load_sam(checkpoint, replace(options, precision=precision, threads=len(os.sched_getaffinity(0))))
     except CheckpointError as error:
         raise CheckpointError(f"{uri}: {error}") from error

@@ -1,4 +1,4 @@
-"""The last stage: rows become files, named after their keys, and one small summary row of each file goes on."""
+"""The last stage: rows become Parquet files named after their keys, and one small summary row for each file goes on."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from persam_ray.stages.tables import LABELED, SUMMARY, WRITTEN
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory among those that a pass over the images writes.
+    """A run directory that a pass over the images writes; one pass may write several.
 
     Attributes:
         folder: URI of the run directory.
-        method: Which rows it takes.
+        method: Name of the method whose rows it takes.
         judge: How rows with ground truth are judged.
-        min_area_fraction: Connected parts of a mask under this part of the image are dropped.
+        min_area_fraction: Connected parts of a mask that cover less than this fraction of the image, 0 to 1, are
+            dropped.
     """
 
     folder: str
@@ -42,11 +43,11 @@ class Run:
 
 @dataclass(frozen=True)
 class WritePredictions:
-    """Writes the rows of each run as Parquet files, named after their keys: a retried task writes the same files again.
+    """Writes the rows of each run as Parquet files named after their keys, so a retried task writes the same files.
 
     Attributes:
-        runs: Where to, by name.
-        reference_ids: Keys that are not judged: the method has seen their masks.
+        runs: The run directories, by name.
+        reference_ids: Keys of photos that are not judged, because the method has seen their masks.
     """
 
     runs: Mapping[str, Run]
@@ -58,14 +59,14 @@ class WritePredictions:
         for name, run in self.runs.items():
             own = table.filter(pc.equal(table["method"], run.method))
             is_read = pc.is_valid(own["version"])
-            # What could not be read is tried again by the next run, and its file goes then: it has one of its own.
+            # The next run drops photos that could not be read, to try them again: they get a file of their own.
             for rows in (own.filter(is_read), own.filter(pc.invert(is_read))):
                 if len(rows):
                     summaries.append({"run": name, **self._write(rows, run)})
         return pa.Table.from_pylist(summaries, schema=SUMMARY)
 
     def _write(self, table: pa.Table, run: Run) -> dict[str, Any]:
-        """Write a file, and return its SUMMARY row but for the run's name."""
+        """Write a file, and return its SUMMARY row without the run's name."""
         started_s = time.perf_counter()
         effort = effort_of(table)
         if run.min_area_fraction:
@@ -82,19 +83,19 @@ class WritePredictions:
         return {"file": part_name(table), "counts": counts.to_json(), "judged": judged, "effort": effort.to_json()}
 
     def _is_judged(self, row: Mapping[str, Any]) -> bool:
-        """A photo that failed is not: it was never compared, and the summary counts it."""
+        """Tell whether a row is judged. A failed photo is not: it was never compared, and counts as failed."""
         return row["annotations"] is not None and row["status"] == "ok" and row["image_id"] not in self.reference_ids
 
 
 def effort_of(table: pa.Table) -> Effort:
-    """Add up what LABELED rows took."""
+    """Add up the work of LABELED rows."""
     steps = [dict(spent) for spent in table["seconds"].to_pylist()]
     cache = CacheUse.of(table["cache"].to_pylist(), table["cache_failure"].to_pylist())
     return reduce(add, map(Effort, steps), Effort(cache=cache))
 
 
 def without_small_parts(row: Mapping[str, Any], min_area_fraction: float) -> dict[str, Any]:
-    """Return a row of predictions without the connected parts of its masks under a fraction of the image."""
+    """Return a row of predictions without the connected parts of masks that cover less than a fraction of the image."""
     size_hw = (row["height"], row["width"])
     instances = []
     for instance in row["instances"]:
@@ -113,14 +114,14 @@ class WriteImages:
 
     Attributes:
         folder: URI to write below.
-        report: Where progress goes.
+        report: Function that progress is reported to.
     """
 
     folder: str
     report: Report
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Write the rows and return one WRITTEN row; what could not be read of a row is null in it."""
+        """Write the rows and return one WRITTEN row; values that could not be read are null in the shard."""
         images = table.select(IMAGES.names).cast(IMAGES)
         name = part_name(table)
         # photos are compressed already

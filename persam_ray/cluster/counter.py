@@ -1,8 +1,8 @@
-"""The actor that progress is counted in; a module of its own, so that its process starts without Ray Data."""
+"""The actor that counts progress. It has its own module so that its process starts without loading Ray Data."""
 
 
 class ProgressCounter:
-    """An actor that adds up what the stages report, to be shown while a job runs."""
+    """An actor that adds up the reports of the stages, for the display while a job runs."""
 
     def __init__(self) -> None:
         self._images = self._failed = 0
@@ -13,5 +13,5 @@ class ProgressCounter:
         self._failed += failed
 
     def read(self) -> tuple[int, int]:
-        """Return the sums so far."""
+        """Return images and failures so far."""
         return self._images, self._failed

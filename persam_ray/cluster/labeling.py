@@ -1,9 +1,9 @@
-"""A model on its actors, and a pass of all images through it: what every labeling job does.
+"""A pass of all images through a model on Ray actors, as every labeling job makes it.
 
     actors = models.sam_actors(...)
     labeled = label_images(rows, images, actors, runs, plan)
 
-The driver sees counts and summaries: no pixels, masks or weights.
+The driver sees counts and summaries, but no pixels, masks or weights.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ if TYPE_CHECKING:
     from persam_ray.metrics.scores import Metrics
 
 ROWS_PER_CALL = 16
-CALLS_PER_ACTOR = 8  # at least, of small runs, so that the actors end together
-IMAGES_PER_ACTOR = 16  # and no more: one actor begins alone, for starting the others may take longer than the images
+CALLS_PER_ACTOR = 8  # at least, in small runs, so that the actors end together
+IMAGES_PER_ACTOR = 16  # up to so many for each, one starts alone: starting the others may take longer than the images
 CALLS_IN_FLIGHT = 2
-"""Calls that an actor has: one that it works on, one that waits. More would be kept from the others; with fewer, Ray
-Data would not add actors to the first (it does so from 1.75 calls for each on)."""
+"""Calls that an actor holds: it works on one, and one waits. With more, other actors would have to wait for work. With
+fewer, Ray Data would not add actors to the first one: it adds them from 1.75 calls for each actor on."""
 
-LEAST_ROWS_PER_FILE, ROWS_PER_FILE = 16, 1024  # of runs of up to 16,000 photos, and from a million on
+LEAST_ROWS_PER_FILE, ROWS_PER_FILE = 16, 1024  # in runs of up to 16,000 photos, and of a million or more
 
 
 @dataclass(frozen=True)
 class ModelActors:
-    """What it takes to start actors with a model.
+    """Everything that is needed to start actors with a model.
 
     Attributes:
-        stage: Made with `load`, `options` and where to report to.
-        load: Returns what the model is made of, in the actor.
+        stage: Class of the stage; it is made with `load`, `options` and a function to report to.
+        load: Function that the actor calls to get the model's checkpoint, and for SAM its targets.
         options: How the model works.
-        frame_hw: Returns the size at which the model takes a photo of some size (h, w).
+        frame_hw: Maps the (h, w) of a photo to the (h, w) at which the model takes it, both in pixels.
         batch_size: Photos that the model takes at once.
-        check: Raises what went wrong with what the actors wait for: where they fail, that is why.
+        check: Raises the error of any work that the actors wait for; called when they fail, because it may be why.
     """
 
     stage: type[SegmentStage]
@@ -72,11 +72,11 @@ class ModelActors:
 
 @dataclass(frozen=True)
 class Labeled:
-    """A pass of all images.
+    """The result of a pass over all images.
 
     Attributes:
-        outcomes: What each run came to, by its name.
-        wall_s: Seconds that the pass took, with the start of the actors and, on CPUs, the making of the targets.
+        outcomes: Outcome of each run, by its name.
+        wall_s: Seconds that the pass took, including the start of the actors and, on CPUs, making the targets.
     """
 
     outcomes: Mapping[str, Outcome]
@@ -84,11 +84,11 @@ class Labeled:
 
     @classmethod
     def nothing(cls, runs: Iterable[str]) -> Labeled:
-        """Return what a pass of no images comes to."""
+        """Return the result of a pass over no images."""
         return cls({name: Outcome(Counts(), ()) for name in runs}, 0.0)
 
     def seconds(self, run: str) -> dict[str, float]:
-        """Return a run's times for its manifest: `label`, by the clock, and what workers were busy with, in sum."""
+        """Return a run's seconds for its manifest: `label` by the clock, and `busy_<step>` summed over workers."""
         steps = self.outcomes[run].effort.seconds.items()
         return {"label": self.wall_s, **{f"busy_{step}": spent_s for step, spent_s in steps}}
 
@@ -102,16 +102,17 @@ def label_images(
     reference_ids: frozenset[str] = frozenset(),
     watch: Callable[[Counts], None] = lambda _counts: None,
 ) -> Labeled:
-    """Label all images, writing each run's directory but for its metrics and manifest.
+    """Label all images, and write each run's directory except its metrics and manifest.
 
     Args:
         rows: READ rows.
-        images: How many there are.
-        actors: What to label with.
-        runs: What is written, by name; several may take one method's rows.
-        plan: How to share out the cluster.
-        reference_ids: Images whose masks the model has seen: they are labeled, but not judged.
-        watch: Called with what each run has come to, as its files are written; what it raises ends the pass.
+        images: Number of rows.
+        actors: The model to label with.
+        runs: The run directories to write, by name; several may take the rows of one method.
+        plan: How the cluster is shared.
+        reference_ids: Keys of images whose masks the model has seen: they are labeled, but not judged.
+        watch: Called with a run's counts so far, whenever one of its files is written; an error it raises ends the
+            pass.
 
     Raises:
         OutputError: Fewer or more rows came out of a run than images went in.
@@ -138,7 +139,7 @@ def _chain(
     plan: WorkerPlan,
     report: Report,
 ) -> ray.data.Dataset:
-    """Lay out the way of the data: rows -> pixels -> predictions -> files, of which summaries come back."""
+    """Return the chain of stages: rows -> pixels -> predictions -> files; it yields a summary of each file."""
     tasks: dict[str, Any] = {"batch_format": "pyarrow", "num_cpus": plan.task_cpus}
     rows_per_call = _rows_per_call(images, plan.actors, actors.batch_size)
     summaries: ray.data.Dataset = (
@@ -158,10 +159,11 @@ def _chain(
 
 
 def _pool(images: int, plan: WorkerPlan) -> ActorPoolStrategy:
-    """Return how the actors start: all at once, or for a few images one, which Ray Data adds to once it is busy.
+    """Return how the actors start: all at once; or, for a few images, one, to which Ray Data adds when it is busy.
 
-    Called in their main threads (Ray Data's default is another, which serves calls that overlap; ours never do): only
-    there does the C library keep freed memory as it is told to. Two threads encode by ViT-B in 1.4 s, otherwise in 1.6.
+    Actors are called in their main threads, because only there does the C library keep freed memory as it is told to:
+    ViT-B on two threads encodes in 1.4 s instead of 1.6. Ray Data's default is another thread, which serves calls that
+    overlap; ours never do.
     """
     least = 1 if images <= IMAGES_PER_ACTOR * plan.actors else plan.actors
     return ActorPoolStrategy(
@@ -173,7 +175,7 @@ def _pool(images: int, plan: WorkerPlan) -> ActorPoolStrategy:
 
 
 def _watched(summaries: Iterable[dict[str, Any]], watch: Callable[[Counts], None]) -> Iterator[dict[str, Any]]:
-    """Pass the writers' summaries on."""
+    """Yield the writers' summaries unchanged, and call `watch` with the counts so far of the run of each."""
     sums: dict[str, Counts] = defaultdict(Counts)
     for row in summaries:
         sums[row["run"]] += Counts.from_json(row["counts"])
@@ -182,18 +184,18 @@ def _watched(summaries: Iterable[dict[str, Any]], watch: Callable[[Counts], None
 
 
 def _rows_per_file(images: int) -> int:
-    """Return how many rows go into one file: those that wait for it are labeled again if the job is killed."""
+    """Return how many rows go into one file. If the job is killed, rows that wait for their file are labeled again."""
     return min(ROWS_PER_FILE, max(LEAST_ROWS_PER_FILE, images // 1000))
 
 
 def _rows_per_call(images: int, actors: int, batch_size: int) -> int:
-    """Return how many rows the model's stage takes at once: few of a small run, so that every actor gets its part."""
+    """Return how many rows the model's stage takes at once: few in a small run, so that every actor gets a part."""
     rows = min(ROWS_PER_CALL, max(1, images // (actors * CALLS_PER_ACTOR)))
     return math.ceil(rows / batch_size) * batch_size
 
 
 def write_sheet(dataset: Dataset, run: Run, outcome: Outcome, metrics: Metrics | None, plan: WorkerPlan) -> None:
-    """Write a run's contact sheet in a task; what goes wrong there is said, and costs nothing else."""
+    """Write a run's contact sheet in a task. If that fails, a line says so and the run goes on."""
     facts = (run.judge.categories, vars(outcome.counts), metrics, run.judge.score_threshold)
     try:
         in_task(plan, write_contact_sheet, run.folder, dataset, *facts)

@@ -1,8 +1,8 @@
-"""A labeling run from its listing to its manifest: what every job does that labels a bucket.
+"""A labeling run, from opening its output to its manifest, as every job makes it that labels a bucket.
 
-    with label.py's options:  open the output -> load the model -> what is done already? -> label the rest -> add up
+    open the output -> load the model -> compare photos with rows -> label the photos without a row -> add up
 
-The same command goes on where it stopped, and labels only what is new once it is complete.
+The same command, given again, resumes a run that stopped. Once the run is complete, it labels only new photos.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from persam_ray.stages.write import Run
 from persam_ray.text import public
 
 SHEET = "report/index.html"
-THE_RUN = ""  # a job writes one
+THE_RUN = ""  # name of the run: such a job writes only one
 COMPLETE_WITH_FAILURES = 3
 """Exit status of a complete run in which some images could not be labeled."""
 
 
-JUDGED_FROM = 100  # images, whether too many fail
+JUDGED_FROM = 100  # images; before these, failures do not end the run
 
 
 class TooManyFailuresError(PersamRayError, ValueError):
@@ -50,16 +50,16 @@ class TooManyFailuresError(PersamRayError, ValueError):
 
 @dataclass(frozen=True)
 class Model:
-    """What a job labels with.
+    """The model that a job labels with.
 
     Attributes:
-        make: Returns what it takes to start actors; called only where there is something to label.
-        method: Its rows' name.
+        make: Function that returns everything needed to start actors; called only if there are photos to label.
+        method: Name of the method in the model's rows.
         judge: How rows with ground truth are judged.
         fingerprints: Fingerprints of the weights and the references, for the manifest.
-        identity: What else decides the predictions, by the option's name.
-        reference_ids: Images whose masks the model has seen.
-        cache_uri: Where its feature cache is, if it has one.
+        identity: The model's values that decide the predictions, by option name.
+        reference_ids: Keys of images whose masks the model has seen.
+        cache_uri: URI of its feature cache; None if it has none.
     """
 
     make: Callable[[], ModelActors]
@@ -74,20 +74,21 @@ class Model:
 def label_dataset(
     config: LabelingConfig, dataset: Dataset, inputs: Iterable[str], load: Callable[[WorkerPlan], Model]
 ) -> int:
-    """Label what has no row yet, and say that all is complete.
+    """Label the photos that have no row yet, then write metrics, report and manifest.
 
     Args:
         config: The job's options.
         dataset: All photos.
-        inputs: What the job reads, which must lie apart from its output.
-        load: Loads the model, on the cluster.
+        inputs: URIs that the job reads; they must lie apart from its output.
+        load: Function that loads the model, on the cluster.
 
     Returns:
         The exit status: 0, or COMPLETE_WITH_FAILURES.
 
     Raises:
-        OutputError: The output cannot be gone on with, or does not hold a row for each photo in the end.
+        OutputError: The run in the output cannot be resumed, or does not hold a row for each photo in the end.
         LeaseError: Another job writes there.
+        TooManyFailuresError: More images fail than `config.max_failed_fraction` allows.
     """
     started_s = time.perf_counter()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
@@ -137,7 +138,7 @@ def _label(ledger: Ledger, model: Model, run: Run, plan: WorkerPlan, config: Lab
 
 
 def check_failures(counts: Counts, max_failed_fraction: float) -> None:
-    """Raise TooManyFailuresError where more than a part of the images fails; judged from the JUDGED_FROMth on."""
+    """Raise TooManyFailuresError if more than a fraction of the images failed, of at least JUDGED_FROM images."""
     if counts.images >= JUDGED_FROM and counts.failed > max_failed_fraction * counts.images:
         kinds = ", ".join(f"{number} {kind}" for kind, number in counts.reasons.items())
         raise TooManyFailuresError(
@@ -147,7 +148,7 @@ def check_failures(counts: Counts, max_failed_fraction: float) -> None:
 
 
 def _identity(config: LabelingConfig, dataset: Dataset, model: Model) -> dict[str, Any]:
-    """Return what two runs of one output must agree in, by the option's name."""
+    """Return the values that all runs of one output must agree in, by option name."""
     return {
         "--images": public(dataset.uri),
         "--format": dataset.format,
@@ -158,7 +159,7 @@ def _identity(config: LabelingConfig, dataset: Dataset, model: Model) -> dict[st
 
 
 def _tell(ledger: Ledger) -> None:
-    """Say how much is there already; nothing of a new run."""
+    """Print how many images are labeled already; nothing for a new run."""
     if ledger.done is None:
         return
     notes = [f"{ledger.changed} of them changed or unread before"] if ledger.changed else []

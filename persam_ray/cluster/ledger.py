@@ -1,10 +1,10 @@
 """What is left to do in a run: the listed photos are compared with the rows that exist.
 
-A photo is done when a row has its key and its version. Rows of another version (the file was replaced, or could not be
-read) and rows that are there twice (a writer was killed between two files) are dropped before any work; rows of photos
-that are gone stay, and are counted.
+A photo is done if a row has its key and its version. Rows of another version are dropped before any work: the file was
+replaced, or could not be read. So are repeated rows, which a writer leaves that is killed between two files. Rows of
+photos that are gone stay, and are counted.
 
-Keys are compared as 64-bit hashes in one task: 16 bytes for each photo and each row. The driver sees counts.
+Keys are compared as 64-bit hashes in one task: 16 bytes for each photo and each row. The driver sees only counts.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Ledger:
     """How much of a run exists, and how much is left.
 
     Attributes:
-        images: Photos that are listed.
-        left: Those without a row, to be labeled.
-        changed: Those among them that had a row of another version, or could not be read before.
-        removed: Rows whose photos are listed no more.
-        dataset: The shards that hold any of the photos left.
-        done: image_key of the photos that have a row, sorted, in the object store; None where none has.
-        outcome: What the rows that are there came to.
+        images: Number of listed photos.
+        left: Number of photos without a row, which are to be labeled.
+        changed: Number of photos among these that had a row of another version, or could not be read before.
+        removed: Number of rows whose photos are no longer listed.
+        dataset: The shards that hold photos left to label.
+        done: `image_key` of the photos that have a row, sorted, in the object store; None for a new run.
+        outcome: Outcome of the rows that exist.
     """
 
     images: int
@@ -52,15 +52,15 @@ class Ledger:
     outcome: Outcome
 
     def as_dict(self) -> dict[str, int]:
-        """Return the numbers, for the history of runs; `labeled` is what this run has to do."""
+        """Return the numbers for the history of runs; `labeled` counts the photos that this run has to label."""
         return {"images": self.images, "labeled": self.left, "changed": self.changed, "removed": self.removed}
 
 
 def take_stock(dataset: Dataset, output: str, plan: WorkerPlan) -> Ledger:
-    """Compare the photos with the rows of a run directory, and drop the rows that do not count.
+    """Compare the photos with the rows of a run directory, and drop rows that are repeated or of another version.
 
     Raises:
-        DatasetError: Two photos have one key.
+        DatasetError: There are no photos, or two photos have the same key.
         StorageError: A part or a shard cannot be read.
     """
     names = _parts(output)
@@ -73,17 +73,18 @@ def take_stock(dataset: Dataset, output: str, plan: WorkerPlan) -> Ledger:
     compare = ray.remote(num_cpus=plan.task_cpus, num_returns=2)(_compare)
     verdict_ref, done = cast("Any", compare.remote(dataset, len(listed), *listed, *parts))
     verdict: Verdict = ray.get(verdict_ref)
-    done = ray.put(ray.get(done))  # ours: a lost node would have it made again, of parts that are gone by then
+    done = ray.put(ray.get(done))  # ours: after a lost node Ray would make it again, from parts that are gone
     outcome = Outcome(verdict.counts + _drop(verdict, output, plan), verdict.judged)
     open_dataset = replace(dataset, shards=tuple(dataset.shards[index] for index in verdict.open_shards))
     return Ledger(verdict.images, verdict.left, verdict.changed, verdict.removed, open_dataset, done, outcome)
 
 
 def _drop(verdict: Verdict, output: str, plan: WorkerPlan) -> Counts:
-    """Drop what does not count; return what the rewritten parts hold.
+    """Drop the rows of a verdict; return the counts of the rewritten parts.
 
-    First the parts that go whole: what a rewritten part is called may be the name of one of them, where a job was
-    killed between the two. Nothing is tried twice: the same command again finds what is left to do.
+    Parts that go whole are removed first. If a job was killed between rewriting a part and removing the old one, the
+    rewritten part may have the name of one of them. Tasks are not retried: the same command, given again, finds what is
+    left to do.
     """
     drop = ray.remote(num_cpus=plan.task_cpus, max_retries=0)(drop_rows)
     ray.get([drop.remote(output, name, None) for name, keys in verdict.drops if keys is None])
@@ -92,9 +93,9 @@ def _drop(verdict: Verdict, output: str, plan: WorkerPlan) -> Counts:
 
 
 def rows_written(output: str, plan: WorkerPlan) -> int:
-    """Return how many rows the files of a run hold, having removed the matches of files that are not there.
+    """Return how many rows the files of a run hold; first remove files of matches that have no file of rows.
 
-    A job that is killed between a file of matches and that of its rows leaves such.
+    A job leaves such a file if it is killed after it wrote the matches and before it wrote the rows.
     """
     names = _parts(output)
     matches = join(output, MATCHES_FOLDER)
@@ -110,7 +111,7 @@ def _parts(output: str) -> list[str]:
 
 
 def _groups(items: Sequence[Any]) -> list[Sequence[Any]]:
-    """Cut what is to be scanned into runs, one for each task."""
+    """Cut items that are to be scanned into groups, one for each task, at most SCAN_TASKS."""
     size = max(1, -(-len(items) // SCAN_TASKS))
     return [items[start : start + size] for start in range(0, len(items), size)]
 

@@ -1,10 +1,10 @@
-"""Models on their way to the actors: read once, into the object store, which all actors share.
+"""Models for the actors: read once into the object store, which all actors share.
 
     sam = load_checkpoint(uri)
-    made = make_targets(sam, references, options, method, plan)     what tells SAM what to look for, made once
-    actors = sam_actors(sam, {method: made}, options)               what labeling.label_images takes
+    made = make_targets(sam, references, options, method, plan)     made once: they tell SAM what to look for
+    actors = sam_actors(sam, {method: made}, options)               for labeling.label_images
 
-The driver holds references and facts: no weights.
+The driver holds object references and facts, but no weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 IMAGES_AT_ONCE = 8
-"""In one pass of the encoder on a GPU, unless the user says otherwise or the memory holds fewer."""
+"""Images in one pass of the encoder on a GPU, unless the user states another number or the memory holds fewer."""
 
 # --- SAM -------------------------------------------------------------------------------------------------------------
 
@@ -44,10 +44,10 @@ class LoadedSam:
     """A SAM checkpoint in the object store.
 
     Attributes:
-        uri: Where it comes from.
-        checkpoint: Its reference.
+        uri: Path or URL of the file.
+        checkpoint: Object reference of the checkpoint.
         fingerprint: `sha256:...` of the file.
-        image_size_px: Side of the model's input.
+        image_size_px: Side of the model's input in pixels.
     """
 
     uri: str
@@ -59,18 +59,19 @@ class LoadedSam:
 def load_checkpoint(uri: str) -> LoadedSam:
     """Read a SAM checkpoint into the object store, where all actors share its memory.
 
-    It is read on this node, where `checkpoints.locate` has put it, but not by the driver. Tensors that do not fit their
-    layout are found when the targets are made.
+    A task reads it on this node, because `weights.locate` has put it here; the driver itself does not. Tensors that do
+    not fit their layout are found when the targets are made.
 
     Raises:
-        CheckpointError: It cannot be read, or its layout is unknown.
+        CheckpointError: The file is not a checkpoint, or its layout is unknown.
+        StorageError: The file cannot be read.
     """
     checkpoint, facts = _read_once(read_sam, uri)
     return LoadedSam(uri, checkpoint, *facts)
 
 
 def _read_once(read: Callable[..., Any], uri: str) -> tuple[ray.ObjectRef[Any], Any]:
-    """Read a file in a task that returns two things: one stays in the object store, the other comes here."""
+    """Read a file in a task; return a reference to its content, which stays in the object store, and its facts."""
     strategy = on_this_node(soft=True)
     task = ray.remote(read).options(num_cpus=0, num_returns=2, scheduling_strategy=strategy)
     content, facts = cast("Any", task.remote(uri))  # two references, as asked for
@@ -84,7 +85,7 @@ def sam_options(
     batch_size: int | None = None,
     cache: FeatureCache | None = None,
 ) -> SegmentOptions:
-    """Combine what the user asked for with what the cluster has."""
+    """Return how to segment: the user's choices, completed by the hardware of the cluster."""
     on_gpu = plan.device == "cuda"
     at_most = batch_size or (IMAGES_AT_ONCE if on_gpu else 1)
     share = cache.share(plan.actors) if cache else None
@@ -94,18 +95,19 @@ def sam_options(
 
 @dataclass(frozen=True)
 class MadeTargets:
-    """A method's targets in the object store, which another process may still be making.
+    """A method's targets in the object store; another process may still be making them.
 
     Attributes:
-        targets: Their reference, for the actors.
-        seconds: The reference of what making them took, the model being loaded: what PerSAM-F calls training.
+        targets: Object reference of the targets, for the actors.
+        seconds: Object reference of the seconds that making them took once the model was loaded. For PerSAM-F this is
+            its training.
     """
 
     targets: ray.ObjectRef[list[Target]]
     seconds: ray.ObjectRef[float]
 
     def wait(self) -> float:
-        """Return the seconds, or raise what went wrong."""
+        """Wait for the targets; return the seconds that making them took, or raise the error if it failed."""
         spent_s: float = ray.get(self.seconds)
         return spent_s
 
@@ -119,8 +121,8 @@ def make_targets(
 ) -> MadeTargets:
     """Make a method's targets on one worker with the actors' hardware.
 
-    On CPUs the actors start meanwhile: they load their libraries and then wait for the targets. All GPUs are the
-    actors' own once these have started, so there the targets come first.
+    On CPUs the actors start meanwhile: they load their libraries and then wait for the targets. On GPUs the targets are
+    made first, because the actors take all GPUs once they have started.
     """
     make = ray.remote(targets.make_targets).options(num_cpus=plan.actor_cpus, num_gpus=plan.actor_gpus, num_returns=2)
     made_targets, seconds = cast(
@@ -133,13 +135,13 @@ def make_targets(
 
 
 def sam_actors(sam: LoadedSam, made: Mapping[MethodName, MadeTargets], options: SegmentOptions) -> ModelActors:
-    """Return what it takes to start actors that encode each image once for all methods of which there are targets."""
+    """Return what is needed to start actors that encode each image once for all methods in `made`."""
     load = partial(_fetch_sam, sam.checkpoint, {method: own.targets for method, own in made.items()})
     frame_hw = partial(resized_size_hw, image_size_px=sam.image_size_px)
 
     def check() -> None:
         seconds = [own.seconds for own in made.values()]
-        ended, _ = ray.wait(seconds, num_returns=len(seconds), timeout=0)  # what still runs is not why actors failed
+        ended, _ = ray.wait(seconds, num_returns=len(seconds), timeout=0)  # targets still being made made no actor fail
         ray.get(ended)
 
     return ModelActors(SegmentWithSam, load, options, frame_hw, options.batch_size, check)
@@ -159,10 +161,10 @@ class LoadedDetector:
     """A trained Mask R-CNN in the object store.
 
     Attributes:
-        checkpoint: Its reference.
+        checkpoint: Object reference of the checkpoint.
         fingerprint: `sha256:...` of the file.
-        categories: What it finds.
-        frame_px: Shorter and longer side that photos are resized to.
+        categories: Categories that it finds.
+        frame_px: Shorter and longer side that photos are resized to, in pixels.
     """
 
     checkpoint: ray.ObjectRef[Checkpoint]
@@ -175,7 +177,8 @@ def load_detector(uri: str) -> LoadedDetector:
     """Read a trained Mask R-CNN into the object store.
 
     Raises:
-        CheckpointError: It is none of ours, or damaged.
+        CheckpointError: The file is not a Mask R-CNN of this package, or is damaged.
+        StorageError: The file cannot be read.
     """
     checkpoint, facts = _read_once(_read_detector, uri)
     return LoadedDetector(checkpoint, *facts)
@@ -195,10 +198,13 @@ def _read_detector(uri: str) -> tuple[Checkpoint, tuple[str, tuple[str, ...], tu
 
 
 def keep_checkpoint(uri: str | None) -> Callable[[], Checkpoint | None]:
-    """Read any checkpoint into the object store, and return what fetches it in a worker; of None it fetches None.
+    """Read any checkpoint into the object store, and return a function that fetches it in a worker.
+
+    If `uri` is None, the function returns None.
 
     Raises:
-        CheckpointError: It cannot be read.
+        CheckpointError: The file is not a checkpoint.
+        StorageError: The file cannot be read.
     """
     if uri is None:
         return _nothing
@@ -222,7 +228,7 @@ def _fetch(reference: ray.ObjectRef[Checkpoint]) -> Checkpoint:
 
 
 def mask_rcnn_actors(detector: LoadedDetector, options: DetectOptions) -> ModelActors:
-    """Return what it takes to start actors that find instances by a trained Mask R-CNN."""
+    """Return what is needed to start actors that find instances with a trained Mask R-CNN."""
     shorter_px, longer_px = detector.frame_px
     frame_hw = partial(fitted_size_hw, shorter_px=shorter_px, longer_px=longer_px)
     return ModelActors(SegmentWithMaskRcnn, partial(_fetch, detector.checkpoint), options, frame_hw)

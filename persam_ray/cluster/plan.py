@@ -12,7 +12,7 @@ import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 ACTOR_BYTES = 2 * 2**30
-"""Memory that an actor on a CPU is given: with ViT-B it takes 1.3 GiB."""
+"""Memory that is counted for an actor on a CPU; with ViT-B an actor takes 1.3 GiB."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class WorkerPlan:
     """How a cluster's resources are shared between the actors that hold the model and the tasks around them.
 
     Attributes:
-        actors: How many hold the model.
-        actor_cpus: Logical CPUs of each.
-        actor_gpus: GPUs of each.
-        threads: Torch's threads in each; more than its logical CPUs, because the tasks around it are light.
+        actors: Number of actors that hold the model.
+        actor_cpus: Logical CPUs of each actor.
+        actor_gpus: GPUs of each actor; a fraction if several share one, 0 without GPUs.
+        threads: Torch's threads in each actor; more than its logical CPUs, because the tasks around it are light.
         task_cpus: Logical CPUs of a task that reads, decodes or writes.
     """
 
@@ -40,29 +40,30 @@ class WorkerPlan:
 
 
 Node = Mapping[str, float]
-"""What one machine has: `CPU`, `GPU`, ..."""
+"""The resources of one machine, by Ray's names: `CPU`, `GPU`, `memory` in bytes, ..."""
 
 
 def nodes() -> list[Node]:
     """Return the resources of each living node."""
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray's
-    return [node for node in found if node.get("CPU")] or found  # a head that is kept free of work says CPU: 0
+    return [node for node in found if node.get("CPU")] or found  # a head kept free of work has CPU: 0
 
 
 def plan_workers(machines: Sequence[Node], actors: int | None = None, gpus: int | None = None) -> WorkerPlan:
-    """Share out a cluster so that nothing starves: on each node the actors take at most half of the CPUs.
+    """Share a cluster so that no stage starves: on each node the actors take at most half of the CPUs.
 
-    One actor for each GPU. Without one, an actor with a single thread for each CPU, as far as memory goes: threads that
-    wait for one another at every layer, on cores that the tasks beside them want too, took a small SAM twice the time.
+    There is one actor for each GPU. Without GPUs there is one actor with a single thread for each CPU, as far as memory
+    allows. With several threads, a small SAM took twice the time: the threads wait for each other at every layer, on
+    cores that the tasks beside them use too.
 
     Args:
-        machines: From `nodes()`; sizes follow the largest (with a GPU, where there is one).
-        actors: Overrides their number.
-        gpus: How many there will be, where nodes start as they are needed; by default those that are there.
+        machines: Resources of the nodes, from `nodes()`. Sizes follow the largest node, or the largest with a GPU.
+        actors: Number of actors; None decides by the hardware.
+        gpus: Number of GPUs that there will be, if nodes start on demand; None counts those that exist.
     """
     gpus = gpus or int(sum(node.get("GPU", 0) for node in machines))
     hosts = [node for node in machines if node.get("GPU", 0) >= 1] if gpus else machines
-    if gpus and not hosts:  # actors that wait are what an autoscaler starts nodes for
+    if gpus and not hosts:  # waiting actors make an autoscaler start nodes
         actors = actors or gpus
         return WorkerPlan(actors, 1.0, 1 / math.ceil(actors / gpus), threads=1, task_cpus=0.5)
     largest = max((node.get("CPU", 1.0) for node in hosts), default=1.0)
@@ -83,31 +84,32 @@ def plan_workers(machines: Sequence[Node], actors: int | None = None, gpus: int 
 
 
 def _for_cpus(machines: Sequence[Node], cpus: float) -> int:
-    """Return how many actors a node of so many CPUs holds: one for each, as far as any node's memory goes."""
+    """Return how many actors a node with so many CPUs holds: one for each, as far as any node's memory allows."""
     memory = min(node.get("memory", math.inf) for node in machines)
     return max(1, int(min(cpus, memory / ACTOR_BYTES)))
 
 
 def _share(cpus: float, actors: int) -> float:
-    """Return the CPUs of an actor where so many share half of a node; Ray takes fractions only below 1."""
+    """Return the CPUs of each actor if so many share half of a node; Ray takes fractions only below 1."""
     share = cpus / 2 / actors
     return float(int(share)) if share >= 1 else share
 
 
 def _unlike_a_task(share: float) -> float:
-    """Return a little less: Ray Data fuses stages of equal needs, and then one actor reads and decodes a whole shard,
-    and labels it alone.
+    """Return a slightly smaller share if it is below 1, so that it differs from a task's.
+
+    Ray Data fuses stages with equal resources. Then one actor reads, decodes and labels a whole shard alone.
     """
     return 0.9 * share if share < 1 else share
 
 
 def _fitting(machines: Sequence[Node], share: float) -> int:
-    """Return how many actors fit."""
+    """Return how many actors with this share of CPUs fit on half of the CPUs of all machines."""
     return sum(int(node.get("CPU", 0) / 2 / share + 1e-9) for node in machines)
 
 
 def on_this_node(*, soft: bool) -> NodeAffinitySchedulingStrategy:
-    """Return the strategy that keeps a task or actor on the driver's machine; soft where another will do."""
+    """Return the strategy that keeps a task or actor on the driver's machine; if `soft`, another one will do."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=soft)
 
 

@@ -1,7 +1,7 @@
 """Progress of work on the cluster: workers report to an actor, and the driver shows what it has.
 
-Messages are not waited for and may be lost, and a task that is tried again reports again: this is to look at. Figures
-that stay travel with the rows (`runs.effort`).
+Progress is for display only. Nobody waits for the messages, so they may be lost, and a retried task reports again.
+Figures that are kept travel with the rows (`runs.effort`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def counted_progress(title: str, total: int) -> Iterator[Report]:
         total: Number of images.
 
     Yields:
-        What workers call to report; it may travel to them.
+        The function that workers call to report; it can be sent to them.
     """
     counter = start_counter()
     with show_progress(title, total, partial(read_counter, counter)):
@@ -38,7 +38,7 @@ def counted_progress(title: str, total: int) -> Iterator[Report]:
 
 
 def start_counter() -> Any:
-    """Start the actor beside the driver, so that no lost worker takes it along; it takes no CPU."""
+    """Start the counting actor on the driver's machine, so that it survives lost workers; it takes no CPU."""
     return ray.remote(ProgressCounter).options(num_cpus=0, scheduling_strategy=on_this_node(soft=False)).remote()
 
 

@@ -27,11 +27,11 @@ Keys = npt.NDArray[np.uint64]
 SCAN_TASKS = 64
 
 ROWS_PER_PARTITION = 2000
-"""Images that one task judges: their run-length strings are a few KB each."""
+"""Images that one task judges; each has a few KB of run-length strings."""
 
 
 class Readable(Protocol):
-    """What yields tables in a worker."""
+    """Something that a worker can read as tables."""
 
     def read(self) -> Iterator[pa.Table]:
         """Yield tables of one schema."""
@@ -65,8 +65,8 @@ def read_rows(dataset: Dataset, plan: WorkerPlan, done: ray.ObjectRef[Keys] | No
 
     Args:
         dataset: The images.
-        plan: For the tasks' size.
-        done: image_key of those that are left out, sorted: their photos are not fetched.
+        plan: States the CPUs of a task.
+        done: Sorted `image_key` of the images to leave out: their photos are not fetched.
     """
     shards = dataset.shards if done is None else [_Unfinished(shard, done) for shard in dataset.shards]
     rows: ray.data.Dataset = ray.data.read_datasource(
@@ -77,7 +77,7 @@ def read_rows(dataset: Dataset, plan: WorkerPlan, done: ray.ObjectRef[Keys] | No
 
 @dataclass(frozen=True)
 class _Unfinished:
-    """The images of a shard whose keys are not among some."""
+    """A shard without the images that are done."""
 
     shard: Shard
     done: ray.ObjectRef[Keys]
@@ -94,13 +94,13 @@ class _Unfinished:
 
 
 def join_predictions(dataset: Dataset, predictions: Dataset, images: int, plan: WorkerPlan) -> ray.data.Dataset:
-    """Put each image's ground truth beside its prediction, by key; a row that is on one side only stays, half empty.
+    """Join each image's ground truth with its prediction, by key; a row without a counterpart stays, half of it null.
 
     Args:
         dataset: The annotated images; their pixels are not read.
         predictions: Parquet files of the PREDICTIONS schema, listed.
-        images: How many there are, which decides the number of partitions.
-        plan: For the tasks' size.
+        images: Number of images, which decides the number of partitions.
+        plan: States the CPUs of a task.
     """
     truth_shards = [_Truths(shard) for shard in dataset.shards]
     found_shards = [_Predictions(shard.uri) for shard in predictions.shards if isinstance(shard, ParquetShard)]
@@ -116,7 +116,7 @@ def join_predictions(dataset: Dataset, predictions: Dataset, images: int, plan: 
 
 @dataclass(frozen=True)
 class _Truths:
-    """A shard's keys, sizes and annotations, marked as such."""
+    """A shard's keys, sizes and annotations, marked by the column `is_image`."""
 
     shard: Shard
 
@@ -127,7 +127,7 @@ class _Truths:
 
 @dataclass(frozen=True)
 class _Predictions:
-    """A file of predictions, its size columns renamed so that both sides keep theirs."""
+    """A file of predictions, marked by the column `is_prediction`; its size columns are renamed, so both sides stay."""
 
     uri: str
 
@@ -140,13 +140,13 @@ class _Predictions:
 
 
 def count_images(dataset: Dataset, plan: WorkerPlan) -> int:
-    """Return the number of images, having checked that no key occurs twice.
+    """Return the number of images, after checking that no key occurs twice.
 
     Listed files have unique names. The keys of Parquet and WebDataset shards are read in tasks, which return 8 bytes
-    for each; the driver holds none of them.
+    for each key. The driver holds none of them.
 
     Raises:
-        DatasetError: Two rows have one image_id.
+        DatasetError: There is no image, or two rows have the same image_id.
         SchemaError: A Parquet file lacks a column.
         StorageError: A shard cannot be read.
     """

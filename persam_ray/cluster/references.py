@@ -23,8 +23,8 @@ class ReferenceSet:
     """The references of all categories.
 
     Attributes:
-        by_category: In the order in which the user named the categories.
-        image_ids: Keys among the photos to label; empty where the references come from elsewhere.
+        by_category: References by category, in the order in which the user named the categories.
+        image_ids: Keys of the references among the photos to label; empty if the references come from elsewhere.
     """
 
     by_category: Mapping[str, Sequence[Reference]]
@@ -89,12 +89,12 @@ def choose_references(dataset: Dataset, categories: Sequence[str], image_ids: Se
     """Choose the reference photos of each category among annotated images.
 
     Args:
-        dataset: With annotations.
-        categories: At least one.
-        image_ids: These photos; empty takes for each category the first in key order that holds it.
+        dataset: The annotated images.
+        categories: Categories to find references for, at least one.
+        image_ids: Keys of the photos to take. If empty, the first photo in key order that holds a category is taken.
 
     Raises:
-        DatasetError: A category or an id is nowhere.
+        DatasetError: No annotated image has one of the ids, or none of the images holds one of the categories.
     """
     chosen: dict[str, list[str]] = {category: [] for category in categories}
     known: set[str] = set()
@@ -119,7 +119,7 @@ def choose_references(dataset: Dataset, categories: Sequence[str], image_ids: Se
 
 
 def _annotated_in_key_order(dataset: Dataset) -> Iterator[tuple[str, frozenset[str]]]:
-    """Walk keys and categories; files are in order already, the keys of Parquet shards are gathered and sorted."""
+    """Yield keys and categories in key order: files are sorted already, the keys of Parquet shards are sorted here."""
     pairs = (pair for shard in dataset.shards for pair in shard.annotated())
     return iter(sorted(pairs, key=itemgetter(0))) if dataset.format == "parquet" else pairs
 

@@ -1,4 +1,4 @@
-"""Ray's session, how its resources are shared out, and what the driver sees of the work."""
+"""A Ray session: join a cluster or start a local one, keep Ray's own output off the terminal, and shut it down."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from persam_ray.console import console
 from persam_ray.errors import ConfigError
 
 BLOCK_BYTES = 4 * 2**20
-"""Decoded photos travel in blocks of this size: 5 at 512 pixels, 1 at 1024. An actor is given whole blocks, so that
-with Ray's own 128 MiB the first would have 160 photos to do before the second had any."""
+"""Decoded photos travel in blocks of this size: 5 photos at 512 pixels, 1 at 1024. An actor is handed whole blocks:
+with Ray's own 128 MiB the first actor would have 160 photos to label before the second had any."""
 
 
 CONNECT_TIMEOUT_S = 10.0
@@ -29,7 +29,11 @@ CONNECT_TIMEOUT_S = 10.0
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Join the cluster this runs on, or start a local one; leave no process behind, whatever happens."""
+    """Join the cluster at RAY_ADDRESS, or start a local one; leave no process behind, even after an error or SIGTERM.
+
+    Raises:
+        ConfigError: No cluster answers at RAY_ADDRESS.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray warns of how Ray Data makes its own actors
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray 2.60's coming default; silences its warning
@@ -50,7 +54,7 @@ def session() -> Iterator[None]:
 
 
 def check_address(address: str) -> None:
-    """Raise ConfigError where nothing answers at a Ray address, for which Ray itself would wait without a word.
+    """Raise ConfigError if nothing answers at a Ray address; Ray itself would wait for it without a word.
 
     Args:
         address: HOST:PORT, with or without `ray://`; other forms (`auto`, `local`) are left to Ray.
@@ -83,17 +87,17 @@ def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
 
 
 def _quiet_ray_data() -> None:
-    """Leave the display to ours: Ray Data's bars count blocks of each operator, not photos."""
+    """Turn off Ray Data's display: its bars count blocks of each operator, ours count photos. Set the block size."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = BLOCK_BYTES
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and said once, by us
-    warnings.filterwarnings("ignore", "The minimum number of concurrent actors")  # of a few photos, one has all
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # we raise errors, and print them once
+    warnings.filterwarnings("ignore", "The minimum number of concurrent actors")  # a few photos need only one
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return what went wrong in a worker, without Ray's wrapping."""
+    """Return the error that a worker raised, without Ray's wrapping."""
     while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause
     return error

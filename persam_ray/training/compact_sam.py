@@ -1,4 +1,4 @@
-"""Training the demo's compact SAM by Ray Train: scenes are drawn by tasks, read by every worker, and learned from.
+"""Train the demo's compact SAM by Ray Train: tasks draw scenes, every worker reads them and learns from them.
 
     driver: train_sam  ->  tasks: draw scenes into Parquet  ->  workers: read them; for each epoch: steps, checkpoint
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from persam_ray.options.train_sam import TrainSamConfig
 
 SAM_FILE = "compact_sam.safetensors"
-"""What a training run leaves below its output."""
+"""Name of the trained model's file below the output."""
 
 SCENES = "scenes"
 SCENES_PER_FILE = 50
@@ -52,16 +52,16 @@ SCENE = pa.schema(
 
 @dataclass(frozen=True)
 class SamTrainingJob:
-    """What every worker is told.
+    """The settings that every worker is given.
 
     Attributes:
         backbone: Name of a timm model.
-        start: URI of weights to start from, None for random ones.
-        image_size: Side of the model's input, pixels.
+        start: URI of weights to start from; None for random ones.
+        image_size: Side of the model's input in pixels.
         settings: Sample and optimiser settings.
-        precision: Type that the arithmetic uses.
+        precision: Name of the torch type that the network computes in.
         threads: Torch's threads on the CPU.
-        course: How long is trained.
+        course: How long training takes, and which files it leaves.
     """
 
     backbone: str
@@ -77,7 +77,7 @@ class SamTrainingJob:
 
 
 def draw_scenes(output: str, seeds: range, plan: WorkerPlan) -> None:
-    """Draw scenes into files below the output, in tasks; files that are there are kept."""
+    """Draw scenes into files below the output, in tasks; files that exist are kept."""
     parts = [seeds[start : start + SCENES_PER_FILE] for start in range(0, len(seeds), SCENES_PER_FILE)]
     draw = ray.remote(num_cpus=plan.task_cpus)(_draw)
     with counted_progress("drawing scenes", len(seeds)) as report:
@@ -175,8 +175,8 @@ class FittedSam:
 
     Attributes:
         checkpoint: URI of its weights.
-        epochs: Losses, learning rate and seconds of each.
-        seconds: Wall-clock time of training, drawing not included.
+        epochs: Losses, learning rate and seconds of each epoch.
+        seconds: Wall-clock time of training in seconds, without drawing the scenes.
     """
 
     checkpoint: str
@@ -193,9 +193,9 @@ def train_sam(config: TrainSamConfig, output: str) -> FittedSam:
 
     Raises:
         ConfigError: More workers than GPUs.
-        StorageError: There are no such weights to start from.
-        TrainingError: The backbone or the weights to start from do not serve, training diverged, workers were lost too
-            often, or the run to go on with had other options.
+        StorageError: The weights to start from do not exist or cannot be fetched.
+        TrainingError: The backbone or the weights to start from cannot be used, training diverged, workers were lost
+            too often, or the run to resume had other options.
     """
     plan = plan_training(config.workers)
     from persam_ray.compact_sam.packed_scenes import LEFT_OUT, OTHER_FABRICS
@@ -230,12 +230,12 @@ def _check_model(job: SamTrainingJob) -> None:
         _build(job)
     except CheckpointError as error:
         raise TrainingError(f"--start {job.start}: {error}") from error
-    except Exception as error:  # timm raises what it likes for a backbone without these strides
+    except Exception as error:  # timm raises many types for a backbone without these strides
         raise TrainingError(f"--backbone {job.backbone}: {error}") from error
 
 
 def _check_same(output: str, told: Mapping[str, Any]) -> None:
-    """Raise TrainingError where the run to go on with was told something else."""
+    """Raise TrainingError if the run to resume had other settings."""
     if not exists(join(output, HISTORY_FILE)):
         return  # it was stopped in its first epoch, or never began
     before = read_json(join(output, HISTORY_FILE))["settings"]

@@ -45,8 +45,8 @@ class Course:
         steps: Optimiser steps.
         epoch_steps: Steps between two reports and checkpoints.
         output: URI below which the model and its history are written.
-        settings: For the history: what the optimiser was told.
-        report: Where progress goes: photos and failures.
+        settings: Settings of the training, for the history.
+        report: Function that progress is reported to, as photos and failures.
     """
 
     steps: int
@@ -57,7 +57,7 @@ class Course:
 
     @property
     def epochs(self) -> int:
-        """How many; the last may be shorter."""
+        """Number of epochs; the last may be shorter."""
         return -(-self.steps // self.epoch_steps)
 
     def steps_of(self, epoch: int) -> range:
@@ -79,15 +79,18 @@ def train_epochs(
     """Train on this worker's share of each step, from the last checkpoint on.
 
     Args:
-        course: How long.
+        course: How long training takes, and which files it leaves.
         model: As `ray.train.torch.prepare_model` returned it.
         optimiser: Updates the model's weights.
         schedule: Sets the learning rate of each step.
-        take_step: Given a step's number, takes it and returns losses by name and this worker's photos in it.
+        take_step: Takes the step with a given number; returns losses by name, and the number of this worker's photos.
         save_model: Writes the trained weights; called once, by the first worker, after the last epoch.
+
+    Raises:
+        TrainingError: The last checkpoint is damaged.
     """
     is_first = ray.train.get_context().get_world_rank() == 0
-    own = getattr(model, "module", model)  # what DistributedDataParallel is around
+    own = getattr(model, "module", model)  # DistributedDataParallel wraps the model
     history = _restore(own, optimiser, schedule)
     for epoch in range(len(history), course.epochs):
         started_s, values = time.perf_counter(), []
@@ -116,7 +119,7 @@ def _means(values: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _restore(model: nn.Module, optimiser: Optimizer, schedule: Any) -> list[Epoch]:
-    """Go back to the last checkpoint, if there is one, and return the history of epochs until then."""
+    """Load the last checkpoint, if there is one, and return the history of the epochs until then."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return []
@@ -133,7 +136,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """Return the state that `_report_checkpoint` left in a folder, without running code from it.
 
     Raises:
-        TrainingError: It is damaged, or holds more than tensors and numbers.
+        TrainingError: The file is damaged, or holds more than tensors and numbers.
     """
     import torch
 
@@ -162,7 +165,7 @@ def _report_checkpoint(model: nn.Module, optimiser: Optimizer, schedule: Any, hi
 
 
 def plan_training(workers: int) -> WorkerPlan:
-    """Share the cluster's resources among so many training workers.
+    """Share the cluster's resources among a number of training workers.
 
     Raises:
         ConfigError: More workers than GPUs.
@@ -182,15 +185,15 @@ def fit(
     plan: WorkerPlan,
     datasets: Mapping[str, ray.data.Dataset] | None = None,
 ) -> None:
-    """Run a worker's function on all workers, until it has ended on all of them.
+    """Run a function on all workers, and wait until it has ended on each of them.
 
     Args:
-        worker: What each does, given `told`.
-        told: Must travel.
+        worker: The function that each worker runs on `told`.
+        told: The function's argument; it is pickled and sent to the workers.
         output: URI below which checkpoints are kept.
-        workers: How many.
-        plan: Their resources.
-        datasets: By name; every worker reads all of each.
+        workers: Number of workers.
+        plan: Resources of each worker.
+        datasets: Datasets by name; every worker reads all rows of each.
 
     Raises:
         TrainingError: Training diverged, or workers were lost too often.
@@ -220,7 +223,7 @@ def fit(
 
 
 def _reason(error: BaseException) -> str:
-    """Return what went wrong in the worker that failed first, in one line."""
+    """Return the error of the worker that failed first, in one line."""
     failures = getattr(error, "worker_failures", None) or {}
     cause = next(iter(failures.values()), error)
     lines = [line for line in str(cause).splitlines() if line.strip()]

@@ -15,7 +15,7 @@ from persam_ray.masks import components, decode_rle, drop_small_components
 from persam_ray.types import BoolArray, Objects
 
 LEAST_FRACTION = 0.001
-"""Connected parts of a mask under this part of the image are no objects to learn from: specks of the annotator."""
+"""Connected parts of a mask that cover less than this fraction of the image are specks, and are not learned from."""
 
 
 class ExampleError(PersamRayError, ValueError):
@@ -23,9 +23,14 @@ class ExampleError(PersamRayError, ValueError):
 
 
 def make_example(row: Mapping[str, Any], categories: Sequence[str], objects: Objects) -> Example:
-    """Return the photo of a READ row with the objects of some categories; others are background.
+    """Return the photo of a READ row with the objects of some categories; everything else is background.
 
-    Masks without a pixel are no objects; boxes are not looked at, they follow from the masks.
+    Empty masks are left out. Annotated boxes are ignored, because boxes follow from the masks.
+
+    Args:
+        row: A row of READ.
+        categories: Names of the categories to learn; labels count from 1 in their order.
+        objects: `mask` takes each annotation as one object, `component` each connected part of it. Crowds stay whole.
 
     Raises:
         ExampleError: The photo or its annotations cannot be used.

@@ -1,4 +1,4 @@
-"""Fitting Mask R-CNN by Ray Train: what each worker does, and the call that starts the workers.
+"""Train Mask R-CNN by Ray Train: the function that each worker runs, and the call that starts the workers.
 
     driver: train_detector  ->  workers: read the examples through Ray Data; for each epoch: steps, report, checkpoint
 
@@ -47,22 +47,22 @@ if TYPE_CHECKING:
     from persam_ray.types import Checkpoint
 
 MAX_IMAGES = 5000
-"""Every worker keeps all of them, at 1.3 MB each."""
+"""Most training images: every worker keeps all of them in memory, at 1.3 MB each."""
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What every worker is told.
+    """The settings that every worker is given.
 
     Attributes:
         backbone: A key of `mask_rcnn.model.BACKBONES`.
-        categories: What to find.
-        objects: What an object is, as in make_example.
+        categories: Categories to find.
+        objects: Whether a mask or each of its connected parts is an object, as in `make_example`.
         settings: Optimiser and augmentation settings.
         precision: Type that the network computes in.
         threads: Torch's threads on the CPU.
-        course: How long is trained.
-        load_start: Returns the weights to start from, None for random ones.
+        course: How long training takes, and which files it leaves.
+        load_start: Function that returns the weights to start from; None for random ones.
     """
 
     backbone: str
@@ -124,9 +124,9 @@ class Fitted:
 
     Attributes:
         checkpoint: URI of its weights.
-        start: What became of the start weights.
-        epochs: Loss, learning rate and seconds of each.
-        seconds: Wall-clock time of training, starting of workers and reading included.
+        start: Which tensors the start weights filled, and which they did not.
+        epochs: Loss, learning rate and seconds of each epoch.
+        seconds: Wall-clock time of training in seconds, including the start of the workers and reading.
     """
 
     checkpoint: str
@@ -136,18 +136,18 @@ class Fitted:
 
 
 def train_detector(config: TrainingConfig, categories: tuple[str, ...], dataset: Dataset, output: str) -> Fitted:
-    """Train on all images of a dataset; what can be checked is checked before any worker starts.
+    """Train on all images of a dataset. Everything that can be checked is checked before any worker starts.
 
     Args:
         config: The user's options.
-        categories: What to find.
-        dataset: The training images alone.
+        categories: Categories to find.
+        dataset: The training images, and no others.
         output: URI below which the model, its history and the checkpoints are written.
 
     Raises:
         ConfigError: More workers than GPUs.
         ExampleError: An image cannot be used.
-        StorageError: The start weights cannot be had.
+        StorageError: The start weights do not exist or cannot be fetched.
         TrainingError: There are too many images or nothing to learn, the start weights do not fit, training diverged,
             or workers were lost too often.
     """
@@ -178,7 +178,7 @@ def train_detector(config: TrainingConfig, categories: tuple[str, ...], dataset:
 
 
 def _check_once(job: TrainingJob, dataset: Dataset, plan: WorkerPlan) -> StartReport:
-    """Read every example and build the model in a task; return what became of the start weights."""
+    """Read every example and build the model in a task; return which tensors the start weights filled."""
     task = ray.remote(num_cpus=plan.task_cpus)(_check)
     report: StartReport = ray.get(task.remote(job, dataset))
     return report

@@ -1,4 +1,4 @@
-"""Which annotated images are trained on and which are judged: drawn by a seed, disjoint, or as the user lists them."""
+"""Choose the images to train on and those to test on: drawn by a seed and disjoint, or as the user lists them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from persam_ray.data.shard import Shard
 from persam_ray.images import BadImageError, decode_image
 
 LEAST_TRAINING_FRACTION = 0.01
-"""Training images are drawn from those of which the categories cover so much: a far-off speck teaches little."""
+"""Training images must be covered by the categories to at least this fraction: a far-off speck teaches little."""
 
 Annotated = dict[str, frozenset[str]]
-"""The annotated images of a dataset, and the categories that each holds."""
+"""The categories that each annotated image of a dataset holds, by the image's key."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Split:
     """Disjoint sets of images.
 
     Attributes:
-        train_ids: In the order in which they were drawn or listed.
-        test_ids: The same.
-        test_with_category: How many of the test images hold a category.
+        train_ids: Keys of the training images, in the order in which they were drawn or listed.
+        test_ids: Keys of the test images, in the same kind of order.
+        test_with_category: Number of test images that hold the category.
     """
 
     train_ids: tuple[str, ...]
@@ -38,7 +38,7 @@ class Split:
 
 
 def list_annotated(dataset: Dataset, plan: WorkerPlan) -> Annotated:
-    """Return the categories of every annotated image; annotations are read in tasks, the driver holds the keys."""
+    """Return the categories of every annotated image. Tasks read the annotations; the driver holds keys and names."""
     groups = [dataset.shards[start::SCAN_TASKS] for start in range(min(SCAN_TASKS, len(dataset.shards)))]
     scan = ray.remote(num_cpus=plan.task_cpus)(_annotated)
     parts: list[list[tuple[str, frozenset[str]]]] = ray.get([scan.remote(group) for group in groups])
@@ -56,7 +56,7 @@ def check_ids(ids: Collection[str], annotated: Annotated, uri: str) -> None:
 
 
 def check_categories(categories: Collection[str], annotated: Annotated, uri: str) -> None:
-    """Raise DatasetError unless each category is held by some image."""
+    """Raise DatasetError if no image holds one of the categories."""
     known = frozenset[str]().union(*annotated.values())
     if missing := sorted(set(categories) - known):
         seen = ", ".join(sorted(known)) or "no category"
@@ -66,10 +66,10 @@ def check_categories(categories: Collection[str], annotated: Annotated, uri: str
 def draw_training_images(
     dataset: Dataset, annotated: Annotated, categories: Sequence[str], count: int, seed: int, plan: WorkerPlan
 ) -> tuple[str, ...]:
-    """Draw images that can be read and of which the categories cover LEAST_TRAINING_FRACTION.
+    """Draw images that can be read and that the categories cover to at least LEAST_TRAINING_FRACTION.
 
     Raises:
-        DatasetError: There are fewer than asked for.
+        DatasetError: There are fewer than `count` such images.
     """
     holders = [image_id for image_id, held in annotated.items() if not held.isdisjoint(categories)]
     order = _shuffled(holders, seed)
@@ -89,7 +89,7 @@ def draw_split(
     """Draw test images from all annotated ones that are not trained on.
 
     Raises:
-        DatasetError: There are fewer than asked for.
+        DatasetError: There are fewer than `test_images` such images.
     """
     others = _shuffled(annotated.keys() - set(train_ids), seed + 1)
     if len(others) < test_images:
@@ -101,7 +101,7 @@ def draw_split(
 
 
 def listed_split(annotated: Annotated, category: str, train_ids: Sequence[str], test_ids: Sequence[str]) -> Split:
-    """Return a split into given images."""
+    """Return the split into these training and test images."""
     return Split(tuple(train_ids), tuple(test_ids), sum(category in annotated[image_id] for image_id in test_ids))
 
 
@@ -111,7 +111,7 @@ def _shuffled(ids: Collection[str], seed: int) -> list[str]:
 
 
 def _first_usable(dataset: Dataset, order: Sequence[str], categories: Sequence[str], count: int) -> list[str]:
-    """Return the first ids, in order, whose photo can be trained on."""
+    """Return the first `count` ids, in order, whose photos can be trained on."""
     chosen: list[str] = []
     for start in range(0, len(order), 4 * count):
         ids = order[start : start + 4 * count]

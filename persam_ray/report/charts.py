@@ -1,4 +1,4 @@
-"""The charts of a page, as SVG points and bars: precision over recall, histograms of IoU."""
+"""The charts of a report page, as SVG points and bars: curves of precision over recall, and histograms of IoU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a labeling run: photos with their masks, the lowest scores first."""
+"""The contact sheet, the page of a labeling run: photos with their masks, the lowest scores first."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The report: one self-contained HTML page, of the benchmark or of a labeling run. No Ray here: it is built in a task.
+"""The report: one self-contained HTML page, for a benchmark or a labeling run. A task builds it; nothing here uses Ray.
 
-The page needs no network and no other file, follows the viewer's light or dark theme, and stays under MAX_PAGE_BYTES
-whatever the number of images: at most a few dozen photos, each of bounded size. All text from data is escaped,
-and a content security policy lets no script run but ours.
+The page needs no network and no other file, and follows the viewer's light or dark theme. It stays under MAX_PAGE_BYTES
+for any number of images, because it shows a limited number of photos, each of bounded size. All text from data is
+escaped, and a content security policy lets only our own script run.
 """
 
 from __future__ import annotations

@@ -5,12 +5,18 @@ They prove nothing about quality: the masks that they give mean nothing.
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import timm
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
+
+from persam_ray.sam.build import CompactEncoder
+from persam_ray.sam.layout import COMPACT_FORMAT
+from persam_ray.types import Checkpoint
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 
@@ -98,3 +104,17 @@ def fill(module: nn.Module, seed: int) -> Tensors:
     tensors = seeded(module.state_dict(), seed)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
     return tensors
+
+
+def compact_checkpoint(metadata: Mapping[str, str] | None = None) -> Checkpoint:
+    """Return a compact SAM of 128 pixels with PyTorch's own initial weights, seeded."""
+    torch.manual_seed(0)
+    backbone: Any = timm.create_model("mobilenetv2_035", features_only=True, out_indices=(2, 3, 4), pretrained=False)
+    encoder = CompactEncoder(backbone, tuple(backbone.feature_info.channels()))
+    parts = official_sam(image_size=128, embed_dim=8, depth=1, heads=1, global_blocks=())
+    named = {"image_encoder": encoder, "prompt_encoder": parts.prompt_encoder, "mask_decoder": parts.mask_decoder}
+    tensors = {
+        f"{part}.{name}": value.numpy() for part, module in named.items() for name, value in module.state_dict().items()
+    }
+    default = {"format": COMPACT_FORMAT, "backbone": "mobilenetv2_035", "image_size": "128"}
+    return Checkpoint(tensors, default if metadata is None else metadata)

@@ -1,3 +1,5 @@
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -202,3 +204,19 @@ def test_the_default_distance_is_two_percent_of_the_diagonal() -> None:
     mask = np.ones((300, 400), np.bool_)  # diagonal 500: 10 pixels
     inner = cv2.copyMakeBorder(np.zeros((280, 380), np.uint8), 10, 10, 10, 10, cv2.BORDER_CONSTANT, value=[1])
     np.testing.assert_array_equal(boundary(mask), inner > 0)
+
+
+def test_the_edge_of_the_image_belongs_to_the_boundary() -> None:
+    everything_hw = np.ones((100, 100), dtype=np.bool_)
+    assert np.count_nonzero(boundary(everything_hw)) == 100**2 - 94**2
+    assert np.count_nonzero(boundary(everything_hw, dilation_ratio=0.0)) == 100**2 - 98**2
+
+
+def test_encoded_components_of_random_masks_are_the_components_largest_first() -> None:
+    rng = np.random.default_rng(0)
+    for size_hw, density in itertools.product([(1, 1), (1, 9), (9, 1), (23, 17)], [0.0, 0.1, 0.4, 1.0]):
+        mask_hw = rng.random(size_hw) < density
+        encoded = encode_components(mask_hw)
+        assert sorted(encoded) == sorted(encode_rle(component) for component in components(mask_hw))
+        areas = [np.count_nonzero(decode_rle(rle, size_hw)) for rle in encoded]
+        assert areas == sorted(areas, reverse=True)

@@ -11,7 +11,7 @@ from persam_ray.errors import ConfigError
 from persam_ray.options.base import JobConfig, OutputConfig
 from persam_ray.options.benchmark import BenchmarkConfig
 from persam_ray.options.evaluate import EvaluateConfig
-from persam_ray.options.label import LabelConfig, parse_reference
+from persam_ray.options.label import LabelConfig
 from persam_ray.options.predict_mask_rcnn import PredictConfig
 from persam_ray.options.shard import ShardConfig
 from persam_ray.options.train_mask_rcnn import TrainConfig
@@ -48,30 +48,12 @@ def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str], config
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
-def test_options_that_are_not_given_have_the_documented_defaults() -> None:
-    config = parse(LabelConfig, [*PLACES, *PAIR])
-    assert config == LabelConfig(images="photos", output="out", reference=("cup=a.jpg,b.png",))
-    assert (config.sam, config.method, config.precision, config.format) == ("vit_b", "persam", "auto", "auto")
-    assert (config.min_area_fraction, config.overwrite, config.actors, config.batch_size) == (0.0, False, None, None)
-
-
 def test_options_repeat_and_are_written_in_any_usual_way() -> None:
     written = ["--references", "r", "--category=a b", "--category", "c", "--reference-ids", "1,2", "--reference_ids=3"]
     config = parse(LabelConfig, ["--images=photos", "--output", "out", *written, "--min_area_fraction", "1e-3"])
     assert config.category == ("a b", "c")
     assert config.chosen_ids == ("1", "2", "3")
     assert config.min_area_fraction == 0.001
-
-
-@pytest.mark.parametrize(
-    ("pair", "parts"),
-    [
-        ("cup=a.jpg,b.png", ("cup", "a.jpg", "b.png")),
-        ("my cup=s3://b/a=1,2.jpg,m.png", ("my cup", "s3://b/a=1,2.jpg", "m.png")),
-    ],
-)
-def test_a_reference_is_split_at_its_first_equals_and_last_comma(pair: str, parts: tuple[str, str, str]) -> None:
-    assert parse_reference(pair) == parts
 
 
 @pytest.mark.parametrize(
@@ -122,33 +104,10 @@ def test_a_wrong_option_is_named_with_what_is_allowed(
     assert said in refused([*PLACES, *arguments], capsys)
 
 
-def test_the_feature_cache_is_among_what_the_job_reads() -> None:
-    config = parse(LabelConfig, [*PLACES, *PAIR, "--feature-cache", "s3://bucket/features"])
-    assert config.inputs == ("photos", "a.jpg", "b.png", "s3://bucket/features")
-    assert config.feature_cache_gb == 50.0
-
-
 def test_missing_places_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(PAIR, capsys)
     assert "--images" in said
     assert "--output" in said
-
-
-def test_dropping_whole_objects_and_dropping_parts_of_masks_have_different_names(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    places = [*PLACES, "--predictions", "run"]
-    assert parse(EvaluateConfig, [*places, "--min-object-fraction", "0.01"]).min_object_fraction == 0.01
-    said = refused([*places, "--min-object-fraction", "2"], capsys, EvaluateConfig)
-    assert "--min-object-fraction must be between 0 and 1, but is 2.0" in said
-    said = refused([*places, "--min-area-fraction", "0.01"], capsys, EvaluateConfig)
-    assert "Unrecognized options: --min-area-fraction" in said
-
-
-@pytest.mark.parametrize("size", ["0", "10001"])
-def test_the_size_of_a_shard_has_limits(size: str, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused([*PLACES, "--images-per-shard", size], capsys, ShardConfig)
-    assert f"--images-per-shard must be between 1 and 10000, but is {size}" in said
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+"""References from pairs of files and from annotated images: which are chosen, and what makes one unusable."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -7,18 +9,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from persam_ray.cluster.references import load_references
+from persam_ray.cluster.references import choose_references, load_reference, load_references
 from persam_ray.data.annotations import from_mask
-from persam_ray.data.dataset import DatasetError
+from persam_ray.data.dataset import Dataset, DatasetError
+from persam_ray.data.listing import open_dataset
 from persam_ray.data.schema import ANNOTATION
 from persam_ray.data.storage import StorageError
 from persam_ray.errors import BadReferenceError
 from persam_ray.options.label import LabelConfig
+from tests.data.datasets import coco_content, mask, write, write_coco, write_parquet, write_tar
 from tests.encoded_images import encoded, plain_jpeg
 
 OBJECT = np.zeros((4, 5), np.uint8)
 OBJECT[1:3, 2:4] = 255
-CUP = from_mask("cup", OBJECT > 0)
+CUP, SPOON = from_mask("cup", OBJECT > 0), from_mask("spoon", mask(3, 4))
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def test_fingerprints_follow_pixels_and_mask(folder: Path) -> None:
 # --- annotated images ------------------------------------------------------------------------------------------------
 
 
-def annotated(path: Path) -> str:
+def write_shards(path: Path) -> str:
     path.mkdir()
     columns = {
         "image_id": ["c", "b"],
@@ -97,7 +101,7 @@ def annotated(path: Path) -> str:
 
 
 def test_the_first_annotated_image_of_each_category_is_its_reference(folder: Path) -> None:
-    uri = annotated(folder / "shards")
+    uri = write_shards(folder / "shards")
     references = load_references(config(references=uri, category=("cup", "spoon")))
     assert {category: len(found) for category, found in references.by_category.items()} == {"cup": 1, "spoon": 1}
     np.testing.assert_array_equal(references.by_category["cup"][0].mask_hw, OBJECT > 0)
@@ -105,7 +109,7 @@ def test_the_first_annotated_image_of_each_category_is_its_reference(folder: Pat
 
 
 def test_named_ids_are_taken_instead(folder: Path) -> None:
-    uri = annotated(folder / "shards")
+    uri = write_shards(folder / "shards")
     references = load_references(config(references=uri, images=uri, category=("cup",), reference_ids=("c,b",)))
     assert len(references.by_category["cup"]) == 2
     assert references.image_ids == {"b", "c"}
@@ -115,7 +119,7 @@ def test_named_ids_are_taken_instead(folder: Path) -> None:
 
 @pytest.mark.parametrize("images", ["shards", "./shards/", "{}/shards", "file://{}/shards/"])
 def test_references_among_the_photos_are_known_however_the_place_is_written(folder: Path, images: str) -> None:
-    annotated(folder / "shards")
+    write_shards(folder / "shards")
     options = config(references="shards", images=images.format(folder), category=("cup",))
     assert load_references(options).image_ids == {"b"}
 
@@ -131,3 +135,93 @@ def test_references_among_the_photos_are_read_as_the_photos_are(folder: Path) ->
     references = load_references(options)
     np.testing.assert_array_equal(references.by_category["cup"][0].mask_hw, OBJECT > 0)
     assert references.image_ids == {"a.jpg"}
+
+
+# --- which annotated images, and what makes one unusable -------------------------------------------------------------
+
+
+@pytest.fixture
+def annotated(tmp_path: Path) -> Dataset:
+    """Parquet shards whose keys are not in the order of their files."""
+    write_parquet(tmp_path / "1.parquet", ["d", "b"], [[CUP], [SPOON, CUP | {"iscrowd": True}]])
+    write_parquet(tmp_path / "2.parquet", ["c", "a"], [[CUP, SPOON], None])
+    return open_dataset(str(tmp_path))
+
+
+def test_the_first_in_key_order_that_holds_a_category_is_its_reference(annotated: Dataset) -> None:
+    assert choose_references(annotated, ["cup", "spoon"], []) == {"cup": ["c"], "spoon": ["b"]}
+
+
+def test_named_images_are_the_references_of_what_they_hold(annotated: Dataset) -> None:
+    assert choose_references(annotated, ["cup", "spoon"], ["d", "c"]) == {"cup": ["c", "d"], "spoon": ["c"]}
+
+
+@pytest.mark.parametrize(
+    ("categories", "image_ids", "reason"),
+    [
+        (["fork"], [], "no annotated image holds the category 'fork'; seen: cup, spoon"),
+        (["spoon"], ["d"], "the images d do not hold the category 'spoon'"),
+        (["cup"], ["d", "nowhere"], "no annotated image has the id 'nowhere'"),
+    ],
+)
+def test_a_category_or_id_that_is_nowhere_is_named(
+    annotated: Dataset, categories: list[str], image_ids: list[str], reason: str
+) -> None:
+    with pytest.raises(DatasetError, match=reason):
+        choose_references(annotated, categories, image_ids)
+
+
+def test_references_are_chosen_from_files_too(tmp_path: Path) -> None:
+    uri = write_coco(write(tmp_path, "val/a.jpg", "val/b.jpg"), coco_content())
+    assert choose_references(open_dataset(uri), ["cup"], []) == {"cup": ["b.jpg"]}  # a.jpg has a crowd only
+
+
+def test_images_without_annotations_hold_no_category(tmp_path: Path) -> None:
+    for dataset in (open_dataset(str(write(tmp_path / "photos", "a.jpg"))), tar_dataset(tmp_path / "tars")):
+        with pytest.raises(DatasetError, match="no annotated image holds the category 'cup'; seen: no category"):
+            choose_references(dataset, ["cup"], [])
+
+
+def tar_dataset(folder: Path) -> Dataset:
+    write_tar(folder / "x.tar", "a.jpg")
+    return open_dataset(str(folder))
+
+
+def test_the_mask_of_a_reference_unites_the_instances_of_its_category(tmp_path: Path) -> None:
+    other_cup = from_mask("cup", mask(0, 0))
+    write_parquet(
+        tmp_path / "a.parquet", ["a"], [[CUP, other_cup, SPOON, SPOON | {"category": "cup", "iscrowd": True}]]
+    )
+    reference = load_reference(open_dataset(str(tmp_path)), "a", "cup")
+    assert reference.category == "cup"
+    assert reference.image_hw3.shape == (4, 5, 3)
+    np.testing.assert_array_equal(reference.mask_hw, mask(1, 2, 2, 2) | mask(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "reason"),
+    [
+        ([CUP | {"rle": "922"}], "covers"),
+        ([CUP | {"rle": None}], "lacks its category or its mask"),
+        ([None], "lacks its category or its mask"),
+        ([CUP | {"rle": "d0"}], "is empty"),
+        (None, "is empty"),
+    ],
+)
+def test_a_reference_that_cannot_be_used_is_named(tmp_path: Path, annotations: Any, reason: str) -> None:
+    write_parquet(tmp_path / "a.parquet", ["a"], [annotations])
+    with pytest.raises(BadReferenceError, match=rf"reference 'a': .*{reason}"):
+        load_reference(open_dataset(str(tmp_path)), "a", "cup")
+
+
+def test_a_reference_photo_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    uri = write_coco(write(tmp_path, "val/a.jpg", "val/b.jpg"), coco_content())
+    dataset = open_dataset(uri)
+    write(tmp_path, "val/b.jpg", content=b"text")
+    with pytest.raises(BadReferenceError, match=r"reference 'b\.jpg': not an image"):
+        load_reference(dataset, "b.jpg", "cup")
+    (tmp_path / "val" / "b.jpg").unlink()
+    with pytest.raises(BadReferenceError, match=r"reference 'b\.jpg': the file cannot be read"):
+        load_reference(dataset, "b.jpg", "cup")
+    with pytest.raises(BadReferenceError, match="the reference 'nowhere' is gone"):
+        load_reference(dataset, "nowhere", "cup")

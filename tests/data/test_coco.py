@@ -1,18 +1,21 @@
 """COCO: images found where they usually lie, annotations of every form, errors that name the annotation."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from persam_ray.cluster.references import load_reference
-from persam_ray.data.annotations import from_mask
-from persam_ray.data.coco import CocoTruth
+from persam_ray.data.annotations import BadAnnotationError, from_mask
+from persam_ray.data.coco import CocoTruth, from_coco
 from persam_ray.data.dataset import DatasetError
 from persam_ray.data.files import FileShard, ImageFile
 from persam_ray.data.listing import open_dataset
 from persam_ray.data.storage import StorageError
 from persam_ray.errors import BadReferenceError
+from persam_ray.masks import decode_rle, encode_rle
 from tests.data.datasets import SQUARE_POLYGON, coco_content, keys_of, mask, rows_of, write, write_coco
 from tests.data.shards import CUP, rows_of_shard, write_files
 
@@ -150,3 +153,121 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
         open_dataset(str(tmp_path), "coco")
     with pytest.raises(StorageError, match="not valid JSON"):
         open_dataset(str(write(tmp_path, "b.json", content=b"{") / "b.json"))
+
+
+# --- masks of every form ----------------------------------------------------------------------------------------------
+
+SIZE_HW = (4, 5)
+SQUARE = mask(1, 2, 2, 2)
+SQUARE_RUNS = [9, 2, 2, 2, 5]  # see test_masks.py
+
+
+def coco(segmentation: object, **fields: object) -> dict[str, Any]:
+    return {"id": 31, "image_id": 1, "category_id": 7, "segmentation": segmentation, **fields}
+
+
+def read(annotation: dict[str, Any], size_hw: tuple[int, int] = SIZE_HW) -> dict[str, Any]:
+    (row,) = from_coco([json.loads(json.dumps(annotation))], {7: "cup"}, size_hw)
+    return row
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [SQUARE_POLYGON],
+        {"size": [4, 5], "counts": SQUARE_RUNS},
+        {"size": [4, 5], "counts": encode_rle(SQUARE)},
+        [SQUARE_POLYGON, [0, 0, 1, 1]],  # two points enclose nothing
+    ],
+    ids=["polygon", "uncompressed", "compressed", "polygon and a line"],
+)
+def test_every_form_of_a_coco_mask_is_read(segmentation: object) -> None:
+    row = read(coco(segmentation))
+    assert row == from_mask("cup", SQUARE)
+    np.testing.assert_array_equal(decode_rle(row["rle"], SIZE_HW), SQUARE)
+
+
+def test_the_polygons_of_one_annotation_are_united() -> None:
+    row = read(coco([SQUARE_POLYGON, [0, 0, 1, 0, 1, 1, 0, 1]]))
+    np.testing.assert_array_equal(decode_rle(row["rle"], SIZE_HW), SQUARE | mask(0, 0, 1, 1))
+
+
+def test_a_polygon_is_clipped_at_the_image() -> None:
+    row = read(coco([[-50, -50, 99, -50, 99, 99, -50, 99]]))
+    assert decode_rle(row["rle"], SIZE_HW).all()
+
+
+def test_box_and_area_of_the_file_are_kept() -> None:
+    row = read(coco([SQUARE_POLYGON], bbox=[2.5, 1.25, 1, 1], area=3.5, iscrowd=0))
+    assert (row["bbox_xywh"], row["area"], row["iscrowd"]) == ([2.5, 1.25, 1.0, 1.0], 3.5, False)
+
+
+def test_a_crowd_stays_marked() -> None:
+    assert read(coco({"size": [4, 5], "counts": SQUARE_RUNS}, iscrowd=1))["iscrowd"] is True
+
+
+def test_an_image_without_annotations_has_an_empty_list() -> None:
+    assert from_coco([], {7: "cup"}, SIZE_HW) == []
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        (None, "must be polygons or RLE, but it is None"),
+        ([], "must be polygons or RLE"),
+        ("9220", "must be polygons or RLE"),
+        ([[]], "no polygon of three points"),
+        ([[1, 1, 2, 2]], "no polygon of three points"),
+        ([[0, 0, 4, 0, 4, 4, 1]], "must be x, y, x, y"),
+        ([0, 0, 4, 0, 4, 4], "must be x, y, x, y"),
+        ([[0, 0, 4, 0, "x", 4]], "malformed"),
+        ([{"size": [4, 5], "counts": SQUARE_RUNS}], "malformed"),
+        # each of these four ended the process, inside pycocotools
+        ([[0, 0, NAN, 0, 4, 4]], "within 100000 pixels"),
+        ([[0, 0, INFINITY, 0, 4, 4]], "within 100000 pixels"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], "within 100000 pixels"),
+        ([[0, 0, -1e30, 0, 4, 4]], "within 100000 pixels"),
+        ({"size": [5, 4], "counts": SQUARE_RUNS}, r"of size \[5, 4\], but its image is \[4, 5\]"),
+        ({"counts": SQUARE_RUNS}, "of size None"),
+        ({"size": None, "counts": SQUARE_RUNS}, "malformed"),
+        ({"size": [4, 5]}, "malformed"),
+        ({"size": [4, 5], "counts": None}, "malformed"),
+        ({"size": [4, 5], "counts": [9, 2, 2, 2]}, "covers 15 pixels"),
+        ({"size": [4, 5], "counts": [25, -5]}, "malformed"),
+        ({"size": [4, 5], "counts": [2**32 + 20]}, "malformed"),
+        ({"size": [4, 5], "counts": "92203é"}, "ascii"),
+        ({"size": [4, 5], "counts": "922"}, "covers"),
+    ],
+)
+def test_a_malformed_mask_is_refused_with_the_id_of_its_annotation(segmentation: object, reason: str) -> None:
+    with pytest.raises(BadAnnotationError, match=rf"annotation 31: .*{reason}"):
+        read(coco(segmentation))
+
+
+@pytest.mark.parametrize("category_id", [None, 8, "7", [7], {"id": 7}])
+def test_an_unknown_category_is_refused(category_id: object) -> None:
+    with pytest.raises(BadAnnotationError, match=r"annotation 31: category_id .* is not in `categories`"):
+        read(coco([SQUARE_POLYGON]) | {"category_id": category_id})
+
+
+@pytest.mark.parametrize(
+    "fields", [{"bbox": "x"}, {"bbox": [1, 2, 3]}, {"bbox": [None] * 4}, {"area": [1]}, {"bbox": 5}]
+)
+def test_a_box_or_area_of_another_form_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(BadAnnotationError, match="annotation 31: `bbox` must be four numbers and `area` one"):
+        read(coco([SQUARE_POLYGON], **fields))
+
+
+@pytest.mark.parametrize("area", [NAN, INFINITY, -1])
+def test_an_area_is_a_number_of_pixels(area: float) -> None:
+    with pytest.raises(BadAnnotationError, match="annotation 31: `area` must be a number of pixels"):
+        read(coco([SQUARE_POLYGON], area=area))
+
+
+@pytest.mark.parametrize("size_hw", [(0, 5), (4, -5), (10**6, 10**6), (3 * 10**9, 1)])
+def test_a_size_that_no_photo_has_is_refused(size_hw: tuple[int, int]) -> None:
+    with pytest.raises(BadAnnotationError, match=f"a size of {size_hw[1]} x {size_hw[0]} pixels"):
+        from_coco([], {}, size_hw)

@@ -104,7 +104,7 @@ def test_a_run_for_one_category_finds_all_features_and_what_the_run_for_two_foun
     assert not [step for step in manifest_of(labeled)["seconds"] if "cache" in step]
     for image_id, row in rows_of(tmp_path / "one").items():
         (kept,) = (found for found in both[image_id]["instances"] if found["category"] == "other")
-        # Its mask may differ: with seeded weights the order of a sum decides on it (test_segment_stage has real ones).
+        # Its mask may differ: with seeded weights the order of a sum decides on it. Real ones: stages/test_segment.py.
         assert kept["similarity"] == pytest.approx(row["instances"][0]["similarity"], abs=1e-5)
 
 

@@ -1,94 +1,70 @@
-"""Two methods compared by the paired bootstrap."""
+"""Scores against pycocotools and by hand."""
 
-from collections.abc import Sequence
+import contextlib
+import io
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from persam_ray.keys import image_key
 from persam_ray.masks import encode_rle
-from persam_ray.metrics.bootstrap import Difference, Statistic, bootstrap_difference
 from persam_ray.metrics.evaluation import evaluate_shard
 from persam_ray.metrics.instances import ImagePair, PredictedInstance, TruthInstance
 from persam_ray.metrics.scores import accumulate, precision_at_recalls
-from tests.image_pairs import in_shards, random_pairs, rectangle, region_pair
+from tests.image_pairs import (
+    CATEGORIES,
+    SIZE_HW,
+    TWELVE,
+    assert_close,
+    in_shards,
+    random_pairs,
+    rectangle,
+    region_pair,
+    run_cocoeval,
+    twelve_numbers,
+)
+
+# --- agreement with pycocotools ---------------------------------------------------------------------------------------
 
 
-def worse(pairs: Sequence[ImagePair]) -> list[ImagePair]:
-    """Add a wrong, sure prediction to every other image."""
-    wrong = PredictedInstance("top", encode_rle(rectangle(120, 160, 8, 8)), 0.99)
-    return [
-        replace(pair, predictions=(*pair.predictions, wrong)) if index % 2 else pair for index, pair in enumerate(pairs)
-    ]
+@pytest.mark.parametrize("seed", range(4))
+def test_any_number_of_shards_gives_the_twelve_numbers_of_cocoeval_on_everything_at_once(seed: int) -> None:
+    pairs = random_pairs(seed)
+    expected = twelve_numbers(run_cocoeval(pairs, CATEGORIES))
+    whole = accumulate(in_shards(pairs, 1))
+    assert_close([whole.overall[name] for name in TWELVE], expected)
+    assert None not in expected, "every area range must be exercised"
+    assert accumulate(in_shards(pairs, 3)) == whole
+    assert accumulate(in_shards(pairs, 10)) == whole
 
 
-@pytest.mark.parametrize("statistic", ["miou", "precision", "recall", "f1", "ap50"])
-def test_a_difference_is_that_of_the_metrics_and_lies_in_its_interval(statistic: Statistic) -> None:
-    pairs = random_pairs(8)
-    ours, theirs = in_shards(pairs, 3), in_shards(worse(pairs), 1, score_threshold=0.2)
-    for category in (None, "top"):
-        result = bootstrap_difference(ours, theirs, statistic, category=category, resamples=300)
-        metrics = [accumulate(summary) for summary in (ours, theirs)]
-        rows = [each.overall if category is None else each.categories[category] for each in metrics]
-        values = [row[statistic] for row in rows]
-        assert values[0] is not None
-        assert values[1] is not None
-        assert result.difference == pytest.approx(values[0] - values[1], abs=1e-12)
-        assert result.low is not None
-        assert result.high is not None
-        assert result.difference is not None
-        assert result.low <= result.difference <= result.high
-        assert result.resamples == 300
-        assert bootstrap_difference(in_shards(pairs, 7), theirs, statistic, category=category, resamples=300) == result
+def test_each_category_has_the_twelve_numbers_and_the_curve_of_cocoeval_run_on_it_alone() -> None:
+    pairs = random_pairs(11)
+    metrics = accumulate(in_shards(pairs, 3))
+    evaluation = run_cocoeval(pairs, CATEGORIES)
+    twelve_numbers(evaluation)
+    curves = evaluation.eval["precision"][0, :, :, 0, 2]
+    for number, name in enumerate(CATEGORIES, 1):
+        evaluation.params.catIds = [number]
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.evaluate()
+        assert_close([metrics.categories[name][key] for key in TWELVE], twelve_numbers(evaluation))
+        if name == "never":
+            assert name not in metrics.precision_curves
+        else:
+            np.testing.assert_allclose(metrics.precision_curves[name], curves[:, number - 1], atol=1e-12)
 
 
-@pytest.mark.parametrize("statistic", ["miou", "precision", "recall", "f1", "ap50"])
-def test_a_resample_has_the_metrics_of_the_images_drawn(statistic: Statistic) -> None:
-    # Scores without ties, for copies of an image get other keys; the draws are the generator's, images by key.
-    rng = np.random.default_rng(5)
+def test_scores_that_tie_everywhere_are_ordered_as_cocoeval_orders_images_by_hash() -> None:
     pairs = [
-        replace(pair, predictions=tuple(replace(found, score=rng.random()) for found in pair.predictions))
-        for pair in sorted(random_pairs(12), key=lambda pair: image_key(pair.image_id))
+        replace(pair, predictions=tuple(replace(found, score=0.5) for found in pair.predictions))
+        for pair in random_pairs(5)
     ]
-    others = worse(pairs)
-    drawn = np.random.default_rng(6).integers(len(pairs), size=len(pairs))
-    values = []
-    for each in (pairs, others):
-        copies = [replace(each[place], image_id=f"draw {number}") for number, place in enumerate(drawn)]
-        values.append(accumulate(in_shards(copies, 1)).overall[statistic])
-    assert values[0] is not None
-    assert values[1] is not None
-    result = bootstrap_difference(in_shards(pairs, 1), in_shards(others, 1), statistic, resamples=1, seed=6)
-    assert result.low == pytest.approx(values[0] - values[1], abs=1e-12)
-    assert result.high == result.low
-
-
-def test_a_method_does_not_differ_from_itself() -> None:
-    summary = in_shards(random_pairs(9, images=20), 1)
-    assert bootstrap_difference(summary, summary, "f1") == Difference(0.0, 0.0, 0.0, 1000)
-
-
-def test_the_interval_has_the_width_that_theory_gives_for_a_share() -> None:
-    # 400 images with one prediction each; the method is right on all, the baseline on a random 75%. The precision
-    # differs by 1 - 300 / 400; its standard error is sqrt(0.25 * 0.75 / 400) = 0.02165.
-    size_hw = (8, 8)
-    here, there = (encode_rle(rectangle(y, 0, 3, 3, size_hw)) for y in (0, 4))
-    pairs = [
-        ImagePair(f"{n}", size_hw, (TruthInstance("top", here),), (PredictedInstance("top", here, 0.9),))
-        for n in range(400)
-    ]
-    off = [
-        replace(pair, predictions=(PredictedInstance("top", there, 0.9),)) if n % 4 == 0 else pair
-        for n, pair in enumerate(pairs)
-    ]
-    ours, theirs = (evaluate_shard(each, ["top"], score_threshold=0.5)[0] for each in (pairs, off))
-    result = bootstrap_difference(ours, theirs, "precision", resamples=4000, seed=3)
-    assert result.difference == 0.25
-    assert result.low == pytest.approx(0.25 - 1.96 * 0.02165, abs=0.004)
-    assert result.high == pytest.approx(0.25 + 1.96 * 0.02165, abs=0.004)
-    assert result == bootstrap_difference(ours, theirs, "precision", resamples=4000, seed=3)
-    assert result != bootstrap_difference(ours, theirs, "precision", resamples=4000, seed=4)
+    expected = twelve_numbers(run_cocoeval(pairs, CATEGORIES))
+    for shards in (1, 7):
+        metrics = accumulate(in_shards(pairs, shards))
+        assert_close([metrics.overall[name] for name in TWELVE], expected)
 
 
 def test_precision_with_weights_is_that_of_repeated_detections() -> None:
@@ -100,24 +76,83 @@ def test_precision_with_weights_is_that_of_repeated_detections() -> None:
         np.testing.assert_allclose(weighted, precision_at_recalls(repeated_d, ~repeated_d, 90), atol=1e-12)
 
 
-def test_an_undefined_difference_is_none() -> None:
-    missed = evaluate_shard([region_pair("a", rectangle(0, 0, 9, 9), None)], ["top"], score_threshold=0.5)[0]
-    assert bootstrap_difference(missed, missed, "precision", resamples=10) == Difference(None, None, None, 10)
-    assert bootstrap_difference(missed, missed, "recall", resamples=10) == Difference(0.0, 0.0, 0.0, 10)
+# --- the best threshold, by hand --------------------------------------------------------------------------------------
 
 
-def test_methods_that_cannot_be_compared_are_refused() -> None:
-    pairs = random_pairs(0, images=6)
-    summary = in_shards(pairs, 1)
-    without_truth = [replace(pair, truths=()) for pair in pairs]
-    with pytest.raises(ValueError, match="same images"):
-        bootstrap_difference(summary, in_shards(pairs[1:], 1), "miou")
-    with pytest.raises(ValueError, match="same truth"):
-        bootstrap_difference(summary, in_shards(without_truth, 1), "miou")
-    with pytest.raises(ValueError, match="same categories"):
-        bootstrap_difference(summary, evaluate_shard(pairs, ["top"], score_threshold=0.5)[0], "miou")
-    with pytest.raises(ValueError, match="'shoe' was not evaluated; allowed: top, bag, hat, never"):
-        bootstrap_difference(summary, summary, "miou", category="shoe")
-    nothing = evaluate_shard([], ["top"], score_threshold=0.5)[0]
-    with pytest.raises(ValueError, match="no images"):
-        bootstrap_difference(nothing, nothing, "miou")
+def test_the_best_threshold_takes_all_predictions_of_equal_score() -> None:
+    truth, other = (encode_rle(rectangle(0, x, 9, 9)) for x in (0, 50))
+    predictions = tuple(PredictedInstance("top", rle, 0.5) for rle in (truth, other))
+    pair = ImagePair("a", SIZE_HW, (TruthInstance("top", truth),), predictions)
+    overall = accumulate(evaluate_shard([pair], ["top"], score_threshold=0.9)[0]).overall
+    assert (overall["best_score_threshold"], overall["best_tp"], overall["best_fp"]) == (0.5, 1, 1)
+
+
+def test_of_thresholds_of_equal_f1_the_highest_is_best() -> None:
+    first, second, *wrong = (encode_rle(rectangle(0, x, 9, 9)) for x in (0, 20, 40, 60))
+    scored = zip([first, *wrong, second], [0.9, 0.8, 0.7, 0.6], strict=True)
+    predictions = tuple(PredictedInstance("top", rle, score) for rle, score in scored)
+    pair = ImagePair("a", SIZE_HW, (TruthInstance("top", first), TruthInstance("top", second)), predictions)
+    # At 0.9: 1 right, 1 missed, F1 2/3. At 0.6: 2 right, 2 wrong, F1 4/6.
+    overall = accumulate(evaluate_shard([pair], ["top"], score_threshold=0.5)[0]).overall
+    assert overall["f1"] == overall["best_f1"] == 2 / 3
+    assert (overall["best_score_threshold"], overall["best_tp"], overall["best_fn"]) == (0.9, 1, 1)
+
+
+def test_the_best_threshold_is_the_one_that_trying_every_score_finds() -> None:
+    pairs = [pair for pair in random_pairs(3, images=30) if len(pair.predictions) < 50]
+    best = accumulate(in_shards(pairs, 2)).overall
+    scores = sorted({found.score for pair in pairs for found in pair.predictions}, reverse=True)
+    tried = [accumulate(in_shards(pairs, 1, score_threshold=score)).overall for score in scores]
+    expected = max(tried, key=lambda metrics: metrics["f1"] or 0)
+    assert best["best_score_threshold"] == expected["score_threshold"]
+    for name in ("tp", "fp", "fn", "precision", "recall", "f1"):
+        assert best[f"best_{name}"] == expected[name]
+
+
+# --- regions, by hand -------------------------------------------------------------------------------------------------
+
+
+def test_miou_and_macc_are_sums_over_sums_as_the_persam_paper_computes_them() -> None:
+    pairs = [
+        region_pair("a", rectangle(0, 0, 10, 10), rectangle(0, 5, 10, 10)),  # common 50, union 150, truth 100
+        region_pair("b", rectangle(0, 0, 20, 20), rectangle(0, 0, 20, 10)),  # common 200, union 400, truth 400
+        region_pair("c", rectangle(0, 0, 5, 10), None),  # common 0, union 50, truth 50
+        region_pair("d", None, rectangle(0, 0, 20, 20)),  # no truth; union 400
+        region_pair("e", rectangle(0, 0, 5, 10), rectangle(0, 0, 5, 10), score=0.4),  # under the threshold: as c
+    ]
+    overall = accumulate(evaluate_shard(pairs, ["top"], score_threshold=0.5)[0]).overall
+    assert overall["miou"] == 250 / (150 + 400 + 50 + 50)
+    assert overall["miou_all_images"] == 250 / (150 + 400 + 50 + 50 + 400)
+    assert overall["macc"] == 250 / (100 + 400 + 50 + 50)
+
+
+def test_overall_regions_are_means_over_the_categories_that_have_truth() -> None:
+    half = region_pair("a", rectangle(0, 0, 10, 10), rectangle(0, 0, 10, 5))
+    other = replace(half, image_id="b", truths=(replace(half.truths[0], category="bag"),), predictions=())
+    summary, _ = evaluate_shard([half, other], ["top", "bag", "never"], score_threshold=0.5)
+    metrics = accumulate(summary)
+    assert [metrics.categories[name]["miou"] for name in ("top", "bag", "never")] == [0.5, 0.0, None]
+    assert metrics.overall["miou"] == 0.25
+
+
+# --- edges ------------------------------------------------------------------------------------------------------------
+
+
+def test_figures_without_truth_or_predictions_are_none_and_the_rest_is_plain_json() -> None:
+    empty = [ImagePair("a", SIZE_HW, (), ())]
+    metrics = accumulate(evaluate_shard(empty, ["top"], score_threshold=0.5)[0])
+    undefined = {name for name, value in metrics.overall.items() if value is None}
+    counts = {"tp", "fp", "fn", "best_tp", "best_fp", "best_fn"}
+    assert undefined == set(metrics.overall) - counts - {"iou_threshold", "score_threshold"}
+    for pairs in (empty, random_pairs(1, images=20)):
+        content = accumulate(evaluate_shard(pairs, CATEGORIES, score_threshold=0.5)[0]).as_dict()
+        assert json.loads(json.dumps(content, allow_nan=False)) == content
+        assert set(content) == {"overall", "categories"}
+
+
+def test_truth_that_nothing_was_predicted_for_has_precision_zero_and_recall_zero_as_in_cocoeval() -> None:
+    metrics = accumulate(evaluate_shard([region_pair("a", rectangle(0, 0, 9, 9), None)], ["top"], score_threshold=0)[0])
+    assert (metrics.overall["map"], metrics.overall["ar100"], metrics.overall["ap_large"]) == (0, 0, None)
+    assert (metrics.overall["precision"], metrics.overall["recall"], metrics.overall["f1"]) == (None, 0, 0)
+    assert (metrics.overall["best_score_threshold"], metrics.overall["best_fn"]) == (None, 1)
+    assert metrics.precision_curves["top"] == [0.0] * 101

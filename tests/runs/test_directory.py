@@ -1,13 +1,12 @@
+"""Run directories: what may be begun, gone on with and overwritten."""
+
 import json
 from pathlib import Path
 
 import pytest
 
 from persam_ray.data.storage import StorageError
-from persam_ray.runs.counts import Counts
 from persam_ray.runs.directory import OutputError, begin_run, prepare_output
-from persam_ray.runs.manifest import VERSIONED, write_manifest
-from persam_ray.runs.outcome import check_complete
 
 
 def files_below(folder: Path) -> list[str]:
@@ -104,57 +103,8 @@ def test_a_damaged_run_file_is_said_to_be_so(tmp_path: Path, content: str) -> No
         begin_run(str(tmp_path), {}, "1")
 
 
-def test_fewer_rows_than_images_is_no_complete_run() -> None:
-    check_complete(Counts(10, 9, 1, 12), 10)
-    with pytest.raises(OutputError, match="10 images were listed, but 9 rows written"):
-        check_complete(Counts(9, 9, 0, 12), 10)
-
-
-def test_the_manifest_keeps_no_secrets(tmp_path: Path) -> None:
-    config = {
-        "images": "http://user:pass@host/photos?X-Amz-Signature=1",
-        "reference": ("cup=https://me:pw@host/a.jpg?sig=1,s3://bucket/b.png",),
-        "actors": 2,
-    }
-    write_manifest(str(tmp_path), config, {}, Counts(1, 1, 0, 0), {"label": 1.0})
-    kept = json.loads((tmp_path / "manifest.json").read_text())["config"]
-    assert kept == {
-        "images": "http://host/photos",
-        "reference": ["cup=https://host/a.jpg,s3://bucket/b.png"],
-        "actors": 2,
-    }
-
-
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_bytes(b"")
     with pytest.raises(StorageError, match="run: cannot be written"):
         prepare_output(str(tmp_path / "run"), [], overwrite=True)
     assert (tmp_path / "run").is_file()
-
-
-def test_the_manifest_says_what_was_done_with_what(tmp_path: Path) -> None:
-    fingerprints = {"sam": {"uri": "vit_b", "fingerprint": "sha256:1"}, "references": {"cup": ["sha256:2"]}}
-    seconds = {"list": 0.12345, "label": 4.0}
-    write_manifest(
-        str(tmp_path),
-        {"images": "photos", "category": ("cup",)},
-        fingerprints,
-        Counts(10, 9, 1, 12, {"damaged": 1}),
-        seconds,
-    )
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    versions = manifest.pop("versions")
-    assert manifest == {
-        "config": {"images": "photos", "category": ["cup"]},
-        **fingerprints,
-        "counts": {"images": 10, "ok": 9, "failed": 1, "instances": 12, "reasons": {"damaged": 1}},
-        "runs": [],
-        "seconds": {"list": 0.123, "label": 4.0},
-        "images_per_second": 2.5,
-    }
-    assert set(versions) == {*VERSIONED, "python"}
-
-
-def test_without_a_time_there_is_no_rate(tmp_path: Path) -> None:
-    write_manifest(str(tmp_path), {}, {}, Counts(0, 0, 0, 0), {})
-    assert json.loads((tmp_path / "manifest.json").read_text())["images_per_second"] is None

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import pytest
+
 from persam_ray.runs.counts import Counts
+from persam_ray.runs.directory import OutputError
 from persam_ray.runs.effort import CacheUse, Effort
-from persam_ray.runs.outcome import add_up
+from persam_ray.runs.outcome import add_up, check_complete
 
 
 def summary(file: str, images: int, effort: Effort, run: str = "") -> dict[str, Any]:
@@ -42,6 +45,7 @@ def test_a_file_that_a_retried_task_has_written_again_counts_once_with_the_effor
     assert outcome.effort == FIRST + FIRST
 
 
-def test_an_effort_survives_its_text() -> None:
-    assert Effort.from_json(SECOND.to_json()) == SECOND
-    assert Effort() + FIRST == FIRST
+def test_fewer_rows_than_images_is_no_complete_run() -> None:
+    check_complete(Counts(10, 9, 1, 12), 10)
+    with pytest.raises(OutputError, match="10 images were listed, but 9 rows written"):
+        check_complete(Counts(9, 9, 0, 12), 10)

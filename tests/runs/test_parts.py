@@ -11,7 +11,7 @@ import pytest
 from persam_ray.data.schema import PREDICTIONS, prediction_row
 from persam_ray.data.storage import StorageError
 from persam_ray.keys import image_key, version_key
-from persam_ray.runs.counts import Counts, reason
+from persam_ray.runs.counts import Counts
 from persam_ray.runs.directory import OutputError
 from persam_ray.runs.outcome import check_written
 from persam_ray.runs.parts import count_rows, drop_rows, part_name, read_part, write_part
@@ -31,11 +31,6 @@ def test_a_part_tells_keys_versions_counts_and_judgement_without_its_masks(tmp_p
     assert part.versions.tolist() == [version_key("1-a"), 0]
     assert part.judged == b"packed \x00 bytes"
     assert pq.read_table(tmp_path / "predictions" / part.name).schema.equals(PREDICTIONS)
-
-
-def test_no_version_is_that_of_an_unread_photo() -> None:
-    versions = ["", "1-a", "2-a"]
-    assert len({version_key(None), *map(version_key, versions)}) == 4
 
 
 def test_dropped_rows_leave_a_part_of_the_others(tmp_path: Path) -> None:
@@ -72,27 +67,3 @@ def test_a_file_without_a_footer_is_of_an_earlier_release(tmp_path: Path) -> Non
     pq.write_table(table("a"), tmp_path / "predictions" / "part-0.parquet")
     with pytest.raises(StorageError, match="written by an earlier release"):
         read_part(str(tmp_path), "part-0.parquet")
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        ("the file cannot be read: s3://bucket/a.jpg: not found", "the file cannot be read"),
-        (
-            "70000 x 70000 pixels is more than the 134 megapixels allowed",
-            "N x N pixels is more than the N megapixels allowed",
-        ),
-        ("not an image (cannot identify image file)", "not an image"),
-        ("", "unknown"),
-    ],
-)
-def test_failures_are_grouped_by_what_was_wrong_without_particulars(error: str, kind: str) -> None:
-    assert reason(error) == kind
-
-
-def test_rare_reasons_are_summed_up() -> None:
-    many = [Counts(1, 0, 1, 0, {f"reason {chr(97 + number)}": 1}) for number in range(26)]
-    total = sum(many, Counts())
-    assert total.failed == sum(total.reasons.values()) == 26
-    assert total.reasons["other"] == 6
-    assert Counts.from_json(total.to_json()) == total

@@ -1,21 +1,14 @@
 """SAM built from a checkpoint's tensors gives what `segment_anything`'s own modules give."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pytest
-import timm
 import torch
 
-from persam_ray.errors import CheckpointError
 from persam_ray.images import resize_longest_side
-from persam_ray.sam.build import CompactEncoder, build_modules
-from persam_ray.sam.layout import COMPACT_FORMAT, image_size_px
 from persam_ray.sam.model import Sam
 from persam_ray.types import Checkpoint, Points
 from tests.conftest import scene
-from tests.seeded_weights import fill, official_sam
+from tests.seeded_weights import compact_checkpoint, fill, official_sam
 
 POINTS = Points(torch.tensor([[[30.0, 40.0], [5.0, 90.0]]]), torch.tensor([[1.0, 0.0]]))
 
@@ -124,84 +117,6 @@ def street_like() -> Sam:
     return Sam(compact_checkpoint(), precision="float32")
 
 
-def compact_checkpoint(metadata: Mapping[str, str] | None = None) -> Checkpoint:
-    torch.manual_seed(0)
-    backbone: Any = timm.create_model("mobilenetv2_035", features_only=True, out_indices=(2, 3, 4), pretrained=False)
-    encoder = CompactEncoder(backbone, tuple(backbone.feature_info.channels()))
-    parts = official_sam(image_size=128, embed_dim=8, depth=1, heads=1, global_blocks=())
-    named = {"image_encoder": encoder, "prompt_encoder": parts.prompt_encoder, "mask_decoder": parts.mask_decoder}
-    tensors = {
-        f"{part}.{name}": value.numpy() for part, module in named.items() for name, value in module.state_dict().items()
-    }
-    default = {"format": COMPACT_FORMAT, "backbone": "mobilenetv2_035", "image_size": "128"}
-    return Checkpoint(tensors, default if metadata is None else metadata)
-
-
 def test_compact_sam_merges_strides_8_and_32_at_16(street_like: Sam) -> None:
     features = street_like.encode([resize_longest_side(scene(128, 128), 128)])
     assert features.shape == (1, 256, 8, 8)
-
-
-def test_compact_sam_needs_its_backbones_name() -> None:
-    checkpoint = compact_checkpoint({"format": COMPACT_FORMAT, "backbone": "no_such_model", "image_size": "128"})
-    with pytest.raises(CheckpointError, match="'no_such_model'"):
-        build_modules(checkpoint)
-
-
-@pytest.mark.parametrize("size", ["", "-32", "0", "100", "x", "4128", "32" * 3000])
-def test_compact_sam_needs_a_size_that_its_strides_divide(size: str) -> None:
-    with pytest.raises(CheckpointError, match=f"multiple of 32.*not '{size[:20]}'"):
-        image_size_px(compact_checkpoint({"format": COMPACT_FORMAT, "backbone": "mobilenetv2_035", "image_size": size}))
-
-
-def test_the_size_of_the_input_is_known_without_building_anything(small_checkpoint: Checkpoint) -> None:
-    assert image_size_px(small_checkpoint) == build_modules(small_checkpoint).image_size_px
-    without = {name: array for name, array in small_checkpoint.tensors.items() if name != "image_encoder.pos_embed"}
-    with pytest.raises(CheckpointError, match=r"no tensor 'image_encoder\.pos_embed'"):
-        image_size_px(Checkpoint(without))
-
-
-@pytest.mark.parametrize("grid_hw", [(4, 5), (50_000, 50_000), (0, 0)])
-def test_a_vit_of_no_possible_size_is_refused_before_photos_are_resized_to_it(
-    small_checkpoint: Checkpoint, grid_hw: tuple[int, int]
-) -> None:
-    position = np.broadcast_to(np.float32(0), (1, *grid_hw, 1))
-    with pytest.raises(CheckpointError, match=f"for {grid_hw[0]} x {grid_hw[1]} patches"):
-        image_size_px(Checkpoint({**small_checkpoint.tensors, "image_encoder.pos_embed": position}))
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "mask_decoder.iou_token.weight", "mask_decoder.iou_prediction_head.layers.0.weight",
-        "mask_decoder.transformer.layers.0.mlp.lin1.weight", "prompt_encoder.mask_downscaling.3.weight",
-        "prompt_encoder.no_mask_embed.weight",
-    ],
-)  # fmt: skip
-def test_tensors_without_content_cost_no_memory(small_checkpoint: Checkpoint, name: str) -> None:
-    shape = [0] * small_checkpoint.tensors[name].ndim
-    shape[0 if "lin1" in name or "layers.0.weight" in name or "downscaling" in name else 1] = 40_000_000
-    with pytest.raises(CheckpointError, match=r"(do not fit|have shapes that no SAM)"):
-        build_modules(Checkpoint({**small_checkpoint.tensors, name: np.zeros(shape, np.float32)}))
-
-
-@pytest.mark.parametrize("tensors", [{}, {"fc.weight": np.zeros((2, 2))}])
-def test_an_unknown_layout_says_what_was_found(tensors: dict[str, np.ndarray]) -> None:
-    with pytest.raises(CheckpointError, match=f"unknown checkpoint layout.*found {len(tensors)} tensors"):
-        build_modules(Checkpoint(tensors))
-
-
-def test_a_missing_tensor_is_named(small_checkpoint: Checkpoint) -> None:
-    tensors = dict(small_checkpoint.tensors)
-    del tensors["mask_decoder.transformer.norm_final_attn.weight"]
-    with pytest.raises(CheckpointError, match=r"mask_decoder.*norm_final_attn\.weight"):
-        build_modules(Checkpoint(tensors))
-
-
-def test_read_only_weights_are_shared_not_copied(small_checkpoint: Checkpoint) -> None:
-    tensors = {name: np.array(array) for name, array in small_checkpoint.tensors.items()}
-    for array in tensors.values():
-        array.flags.writeable = False
-    modules = build_modules(Checkpoint(tensors))
-    weight = modules.mask_decoder.iou_token.weight
-    assert weight.data_ptr() == tensors["mask_decoder.iou_token.weight"].ctypes.data

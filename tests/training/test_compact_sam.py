@@ -1,4 +1,4 @@
-"""Options of the job that trains the compact SAM, and the scenes that its workers read."""
+"""The scenes that the workers of a training read."""
 
 from pathlib import Path
 
@@ -8,8 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from persam_ray.compact_sam.packed_scenes import draw_views, pack
-from persam_ray.errors import ConfigError
-from persam_ray.options.train_sam import TrainSamConfig
 from persam_ray.training.compact_sam import SCENE, read_scenes
 from persam_ray.training.epochs import TrainingError
 
@@ -42,9 +40,3 @@ def test_scenes_that_were_drawn_without_views_are_refused(views: int, tmp_path: 
     write(tmp_path, views, [name for name in SCENE.names if name != "view"])
     with pytest.raises(TrainingError, match=r"not every scene below .* has two views: draw them anew \(--overwrite\)"):
         read_scenes(str(tmp_path))
-
-
-def test_workers_share_whole_scenes() -> None:
-    assert TrainSamConfig(output="out", workers=2, photos_per_step=4).settings.photos_per_step == 4
-    with pytest.raises(ConfigError, match=r"--photos-per-step must be a multiple of twice --workers \(4\), but is 6"):
-        TrainSamConfig(output="out", workers=2, photos_per_step=6)

@@ -30,7 +30,7 @@ def png_by_hand(
         width: In pixels.
         height: In pixels.
         rows: Samples of each row, big-endian, without the filter byte.
-        bits: Of a sample.
+        bits: Bits of each sample.
         color: 0 gray, 2 RGB, 6 RGBA.
         extra: Type and content of one more chunk.
     """

@@ -9,7 +9,7 @@ import pytest
 
 from persam_ray.data.checkpoints import read_checkpoint
 from persam_ray.sam.model import Sam
-from tests.integration.conftest import Job, JobHere, finish, start_job
+from tests.integration.conftest import JobHere, finish, start_job
 
 pytestmark = pytest.mark.ray
 
@@ -20,7 +20,7 @@ TINY = (
 
 
 @pytest.fixture(scope="module")
-def trained(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(job_here: JobHere, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train; kill the driver after the first epoch; go on."""
     output = tmp_path_factory.mktemp("trained") / "run"
     process, mark = start_job("train_sam", "--output", str(output), *TINY)
@@ -30,12 +30,11 @@ def trained(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    finish(process, mark)
+    assert finish(process, mark).left_behind == []
     assert not (output / "manifest.json").exists()
     drawn = {path: path.stat().st_mtime_ns for path in (output / "scenes").iterdir()}
-    finished = job("train_sam", "--output", str(output), *TINY, "--resume")
+    finished = job_here("train_sam", "--output", str(output), *TINY, "--resume")
     assert finished.status == 0, finished.stderr
-    assert finished.left_behind == []
     assert drawn == {path: path.stat().st_mtime_ns for path in (output / "scenes").iterdir()}
     return output
 

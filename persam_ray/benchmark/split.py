@@ -10,10 +10,10 @@ import ray
 
 from persam_ray.cluster.plan import WorkerPlan
 from persam_ray.cluster.reading import SCAN_TASKS
-from persam_ray.data.annotations import BadAnnotationError, category_mask, check_truth
+from persam_ray.data.annotations import BadAnnotationError, annotated_photo, category_mask
 from persam_ray.data.dataset import Dataset, DatasetError
 from persam_ray.data.shard import Shard
-from persam_ray.images import BadImageError, decode_image
+from persam_ray.images import BadImageError
 
 LEAST_TRAINING_FRACTION = 0.01
 """Training images must be covered by the categories to at least this fraction: a far-off speck teaches little."""
@@ -125,11 +125,10 @@ def _first_usable(dataset: Dataset, order: Sequence[str], categories: Sequence[s
 def _usable(dataset: Dataset, categories: Sequence[str]) -> Iterator[str]:
     for row in (row for shard in dataset.shards for table in shard.read() for row in table.to_pylist()):
         try:
-            image_hw3 = decode_image(row["image"] or b"")
+            image_hw3 = annotated_photo(row)
             size_hw = (image_hw3.shape[0], image_hw3.shape[1])
-            check_truth(row, size_hw)
             covered = sum(category_mask(row["annotations"] or (), name, size_hw).mean() for name in categories)
         except (BadImageError, BadAnnotationError):
             continue
-        if row["error"] is None and covered >= LEAST_TRAINING_FRACTION:
+        if covered >= LEAST_TRAINING_FRACTION:
             yield row["image_id"]

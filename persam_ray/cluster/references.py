@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from persam_ray.data.annotations import BadAnnotationError, category_mask, check_truth
+from persam_ray.data.annotations import BadAnnotationError, annotated_photo, category_mask
 from persam_ray.data.dataset import Dataset, DatasetError
 from persam_ray.data.listing import open_dataset
 from persam_ray.data.storage import filesystem, read_bytes
@@ -138,11 +138,8 @@ def load_reference(dataset: Dataset, image_id: str, category: str) -> Reference:
 
 def _reference(row: dict[str, Any], category: str) -> Reference:
     try:
-        if row["error"]:
-            raise BadReferenceError(row["error"])
-        image_hw3 = decode_image(row["image"] or b"")
+        image_hw3 = annotated_photo(row)
         size_hw = (image_hw3.shape[0], image_hw3.shape[1])
-        check_truth(row, size_hw)
         return Reference(category, image_hw3, category_mask(row["annotations"] or [], category, size_hw))
     except (BadReferenceError, BadImageError, BadAnnotationError) as error:
         raise BadReferenceError(f"reference {row['image_id']!r}: {error}") from error

@@ -36,12 +36,13 @@ def fold_batch_norms(encoder: nn.Module) -> nn.Module:
     expected = encoder(image_13hw)
     pairs = _pairs(encoder, image_13hw)
     for name, conv, norm_name, norm in pairs:
-        _replace(encoder, name, fuse_conv_bn_eval(conv, norm))
-        _replace(encoder, norm_name, getattr(norm, "act", nn.Identity()))  # timm's norms apply the activation as well
+        encoder.set_submodule(name, fuse_conv_bn_eval(conv, norm))
+        activation = getattr(norm, "act", nn.Identity())  # timm's norms apply it as well
+        encoder.set_submodule(norm_name, activation)
     if (encoder(image_13hw) - expected).norm() > ALLOWED_ERROR * expected.norm():
         for name, conv, norm_name, norm in pairs:
-            _replace(encoder, name, conv)
-            _replace(encoder, norm_name, norm)
+            encoder.set_submodule(name, conv)
+            encoder.set_submodule(norm_name, norm)
     return encoder.to(memory_format=torch.channels_last)
 
 
@@ -71,8 +72,3 @@ def _pairs(encoder: nn.Module, image_13hw: Tensor) -> list[tuple[str, nn.Conv2d,
         for hook in hooks:
             hook.remove()
     return pairs
-
-
-def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(root.get_submodule(parent), child, module)

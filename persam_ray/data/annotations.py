@@ -14,8 +14,9 @@ from pycocotools import mask as coco_mask
 
 from persam_ray.data.schema import annotation_row
 from persam_ray.errors import PersamRayError
+from persam_ray.images import decode_image
 from persam_ray.masks import check_rle, encode_rle, rle_object, tight_box
-from persam_ray.types import BoolArray
+from persam_ray.types import BoolArray, ByteArray
 
 
 class BadAnnotationError(PersamRayError, ValueError):
@@ -60,6 +61,20 @@ def category_rle(
         return None
     merged: dict[str, object] = coco_mask.merge([rle_object(rle, size_hw) for rle in masks])
     return merged
+
+
+def annotated_photo(row: Mapping[str, Any]) -> ByteArray:
+    """Return the photo of a READ row, uint8 RGB (h, w, 3), having checked that its annotations fit it.
+
+    Raises:
+        BadImageError: The photo cannot be decoded.
+        BadAnnotationError: The row has an error, or `check_truth` finds one.
+    """
+    if row["error"]:
+        raise BadAnnotationError(row["error"])
+    image_hw3 = decode_image(row["image"] or b"")
+    check_truth(row, (image_hw3.shape[0], image_hw3.shape[1]))
+    return image_hw3
 
 
 def check_truth(row: Mapping[str, Any], size_hw: tuple[int, int]) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from persam_ray.data.annotations import BadAnnotationError, check_truth
+from persam_ray.data.annotations import BadAnnotationError, annotated_photo
 from persam_ray.errors import PersamRayError
-from persam_ray.images import BadImageError, decode_image
+from persam_ray.images import BadImageError
 from persam_ray.mask_rcnn.examples import Example
 from persam_ray.masks import components, decode_rle, drop_small_components
 from persam_ray.types import BoolArray, Objects
@@ -36,13 +36,10 @@ def make_example(row: Mapping[str, Any], categories: Sequence[str], objects: Obj
         ExampleError: The photo or its annotations cannot be used.
     """
     try:
-        if row["error"]:
-            raise BadAnnotationError(row["error"])
-        image_hw3 = decode_image(row["image"] or b"")
-        size_hw = (image_hw3.shape[0], image_hw3.shape[1])
-        check_truth(row, size_hw)
+        image_hw3 = annotated_photo(row)
     except (BadImageError, BadAnnotationError) as error:
         raise ExampleError(f"training image {row['image_id']!r}: {error}") from error
+    size_hw = (image_hw3.shape[0], image_hw3.shape[1])
     found: list[tuple[BoolArray, int, bool]] = []
     for annotation in row["annotations"] or ():
         if annotation["category"] in categories:

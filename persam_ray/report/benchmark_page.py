@@ -245,7 +245,10 @@ def _facts(results: BenchmarkResults) -> list[tuple[str, str]]:
         ("test photos", f"{results['test_images']}, {results['test_images_with_category']} with the category"),
         *[("photos that could not be used", str(failed)) for failed in sorted(failures)],
         ("an object is", objects),
-        ("small objects are", f"under {100 * results['min_area_fraction']:.3g}% of the image"),
+        (
+            "small objects are",
+            f"connected parts under {100 * results['min_area_fraction']:.3g}% of the image",
+        ),
         ("reference of PerSAM", results["reference_id"]),
         ("seed", str(results["seed"])),
     ]

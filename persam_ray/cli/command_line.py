@@ -14,6 +14,7 @@ import tyro
 import yaml
 
 from persam_ray.cli import demo
+from persam_ray.cli.pipe import reader_may_leave
 from persam_ray.errors import ConfigError, PersamRayError, error_line
 from persam_ray.options.base import OutputConfig
 from persam_ray.text import printable, public
@@ -107,7 +108,8 @@ def run_job(
         program: Program name in `--help`.
     """
     try:
-        config = parse(config_class, arguments, program)
+        with reader_may_leave():
+            config = parse(config_class, arguments, program)
         sys.exit(load()(config))
     except KeyboardInterrupt:
         sys.exit("error: interrupted")

@@ -59,7 +59,7 @@ def options(config_class: type[OutputConfig], given: Sequence[str]) -> list[str]
     Raises:
         ConfigError: A given flag names other photos.
     """
-    if "--demo" not in given:
+    if "--demo" not in given or config_class not in OPTIONS:  # tyro says that the others have no such option
         return []
     for name in ("--images", "--annotations", "--reference"):
         if name in given:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from persam_ray.cli.pipe import reader_may_leave
+
 if TYPE_CHECKING:
     from persam_ray.options.base import OutputConfig
 
@@ -76,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in {"-h", "--help"}:
-        sys.stdout.write(overview())
+        with reader_may_leave():
+            sys.stdout.write(overview())
         sys.exit(0)
     if name == "--version":
         from importlib.metadata import version

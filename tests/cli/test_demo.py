@@ -10,6 +10,7 @@ from persam_ray.data.weights import DEMO_SAM, locate
 from persam_ray.errors import ConfigError
 from persam_ray.options.benchmark import BenchmarkConfig
 from persam_ray.options.label import LabelConfig
+from persam_ray.options.shard import ShardConfig
 from persam_ray.sam.model import Sam
 
 
@@ -52,3 +53,10 @@ def test_the_sam_that_comes_along_loads_and_is_small() -> None:
     assert DEMO_SAM.stat().st_size < 20e6
     sam = Sam(read_checkpoint(str(DEMO_SAM)))
     assert sam.image_size_px % 32 == 0
+
+
+def test_a_job_without_a_demo_says_that_it_has_no_such_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(ShardConfig, ["--demo", "--images", "photos", "--output", "shards"])
+    assert ended.value.code == 2
+    assert "--demo" in capsys.readouterr().err

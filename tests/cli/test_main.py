@@ -1,5 +1,6 @@
 """The command: what it offers, and that nothing heavy is loaded for its help."""
 
+import os
 import subprocess
 import sys
 import time
@@ -77,3 +78,14 @@ except SystemExit:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "loaded:"
     assert time.perf_counter() - started_s < 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["label", "--help"]], ids=" ".join)
+def test_a_reader_that_leaves_ends_the_command_quietly(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run(
+        [sys.executable, "-m", "persam_ray", *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (1, "")

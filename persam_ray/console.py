@@ -8,16 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from persam_ray.text import printable, public
-
-if TYPE_CHECKING:
-    pass
 
 TERMINAL_INTERVAL_S = 0.25
 LOG_INTERVAL_S = 15.0
@@ -48,13 +45,18 @@ class PublicConsole(Console):
 console = PublicConsole(stderr=True, highlight=False, soft_wrap=True, markup=False)  # data may hold [brackets]
 
 
-def log_as_json(run_id: str) -> None:
-    """Write JSON lines from now on: `time` (UTC), `run_id`, `event`, and the event's own values.
+@contextmanager
+def log_as_json(run_id: str) -> Iterator[None]:
+    """Write JSON lines within the block: `time` (UTC), `run_id`, `event`, and the event's own values.
 
     Events are `message` (`text`), `progress` (`step`, `done`, `failed`, `total`, every 15 seconds) and `done` (counts,
     metrics by category, output).
     """
     console.run_id = run_id
+    try:
+        yield
+    finally:
+        console.run_id = None
 
 
 DoneAndFailed = Callable[[], tuple[int, int]]

@@ -1,5 +1,7 @@
 """Errors that a user can cause: all of them derive from one class, and read as one line."""
 
+from collections.abc import Sequence
+
 from persam_ray.text import printable, public
 
 
@@ -23,6 +25,19 @@ class CheckpointError(PersamRayError, ValueError):
 
 class BadReferenceError(PersamRayError, ValueError):
     """A reference photo or mask cannot tell SAM what to look for; the message says why."""
+
+
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise ConfigError unless a value is one of those allowed.
+
+    Args:
+        name: Name of the option or parameter, for the message.
+        value: The value given.
+        allowed: All values that are allowed; at least two.
+    """
+    if value not in allowed:
+        *first, last = allowed
+        raise ConfigError(f"{name} must be {', '.join(first)} or {last}, but is {value!r}")
 
 
 def error_line(error: BaseException) -> str:

@@ -67,9 +67,11 @@ def as_photo(image: Image.Image) -> Image.Image:
 
     An animation gives its first frame; 16-bit samples are reduced to 8 by their high byte; transparent pixels lie on
     white, as viewers show them.
+
+    Raises:
+        BadImageError: Truncated, damaged, closed, or more than MAX_PIXELS.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd EXIF
+    with _image_errors():
         return _as_rgb(_upright(image))
 
 
@@ -88,12 +90,15 @@ def as_mask(image: Image.Image) -> BoolArray:
 
     True where any channel is not zero, or the palette index is not; never where alpha is zero. In a JPEG, whose
     compression leaves specks of gray in the background, only pixels brighter than half of the brightest are True.
+    Pillow forgets that an image was a JPEG when it converts or crops it.
+
+    Raises:
+        BadImageError: Truncated, damaged, closed, or more than MAX_PIXELS.
     """
     is_jpeg = image.format in {"JPEG", "MPO"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _image_errors():
         image = _upright(image)
-    samples = np.asarray(image)
+        samples = np.asarray(image)
     if image.mode in {"LA", "RGBA"}:
         return as_binary_mask(samples[..., :-1]) & (samples[..., -1] > 0)
     return as_binary_mask(samples > samples.max() / 2 if is_jpeg else samples)
@@ -134,18 +139,30 @@ def open_image(encoded: bytes) -> Image.Image:
         BadImageError: More than MAX_PIXELS.
     """
     image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    _check_size(image)
+    return image
+
+
+def _check_size(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise BadImageError(
             f"{image.width} x {image.height} pixels is more than the {MAX_PIXELS / 1e6:.0f} megapixels allowed"
         )
-    return image
 
 
 @contextmanager
-def _image_errors(encoded: bytes) -> Iterator[None]:
-    """Turn what Pillow's decoders raise (OSError, SyntaxError, struct.error, ...) into a BadImageError."""
+def _image_errors(encoded: bytes = b"") -> Iterator[None]:
+    """Turn what Pillow's decoders raise (OSError, SyntaxError, struct.error, ...) into a BadImageError.
+
+    Pillow's warnings, of odd EXIF for one, are left out.
+
+    Args:
+        encoded: Content of the file, for the message; empty once Pillow has opened it.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except BadImageError:
         raise
     except Exception as error:
@@ -154,6 +171,7 @@ def _image_errors(encoded: bytes) -> Iterator[None]:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Undo the EXIF orientation; ImageOps.exif_transpose also rewrites the other tags, and fails where one is odd."""
+    _check_size(image)
     image.load()  # Pillow turns TIFFs itself, and clears their tag, while loading
     method = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if method is None else image.transpose(method)

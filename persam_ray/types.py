@@ -74,12 +74,12 @@ def as_binary_mask(mask: npt.NDArray[np.generic]) -> BoolArray:
     return np.asarray(nonzero.any(axis=2) if nonzero.ndim == 3 else nonzero)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """One photo and the mask that shows the category in it.
 
     Attributes:
-        category: What the mask shows.
+        category: What the mask shows; not empty.
         image_hw3: RGB, uint8.
         mask_hw: bool, True on the object, of the image's size and with at least one pixel.
     """
@@ -90,6 +90,8 @@ class Reference:
 
     def __post_init__(self) -> None:
         image, mask = self.image_hw3, self.mask_hw
+        if not isinstance(self.category, str) or not self.category:
+            raise BadReferenceError(f"the category of a reference must be a name, but is {self.category!r}")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise BadReferenceError(
                 f"reference image of {self.category!r} must be uint8 of shape (h, w, 3), but got {image.dtype} "

@@ -115,11 +115,12 @@ def test_a_json_log_has_a_line_for_each_event(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(console_module, "console", PublicConsole(file=written, force_terminal=True))
     monkeypatch.setattr(summary, "console", console_module.console)
     monkeypatch.setattr(console_module, "LOG_INTERVAL_S", 0.05)
-    console_module.log_as_json("20261123T000000-abcdef")
-    console_module.console.print("joining s3://me:secret@host/a?sig=1")
-    with show_progress("labeling", 7, lambda: (3, 1)):
-        time.sleep(0.2)
-    summary.summarize("s3://bucket/out", Counts(7, 6, 1, 9, {"damaged": 1}), 5, None, 2.0)
+    with console_module.log_as_json("20261123T000000-abcdef"):
+        console_module.console.print("joining s3://me:secret@host/a?sig=1")
+        with show_progress("labeling", 7, lambda: (3, 1)):
+            time.sleep(0.2)
+        summary.summarize("s3://bucket/out", Counts(7, 6, 1, 9, {"damaged": 1}), 5, None, 2.0)
+    assert console_module.console.run_id is None
     events = [json.loads(line) for line in written.getvalue().splitlines()]
     assert {event["run_id"] for event in events} == {"20261123T000000-abcdef"}
     assert [event["event"] for event in events] == ["message", *["progress"] * (len(events) - 2), "done"]

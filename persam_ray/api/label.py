@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from os import PathLike, fspath
@@ -15,11 +16,21 @@ from persam_ray.runs.counts import Counts
 Pair = tuple[str | PathLike[str], str | PathLike[str]]
 """Paths or URLs of a photo and of its mask."""
 
+NO_OPTIONS = {"config", "demo", "images", "output", "reference", "references"}
+"""What `options` may not name: parameters of its own, and what belongs to the command line alone."""
+
 
 def label(
-    *, images: str, output: str, references: Mapping[str, Sequence[Pair]] | str | None = None, **options: Any
+    *,
+    images: str | PathLike[str],
+    output: str | PathLike[str],
+    references: Mapping[str, Sequence[Pair]] | str | PathLike[str] | None = None,
+    **options: Any,
 ) -> Counts:
-    """Label every photo of a folder or bucket, on the Ray cluster that RAY_ADDRESS names or on a local one.
+    """Label every photo of a folder or bucket with Ray.
+
+    It takes the Ray that this process has joined already, and leaves it running; else the cluster that RAY_ADDRESS
+    names, or a local one for the time of the call.
 
     Call it again to go on with a run that stopped, or to label new photos.
 
@@ -48,32 +59,44 @@ def label(
 
 
 def _config(
-    images: str, output: str, references: Mapping[str, Sequence[Pair]] | str | None, options: Mapping[str, Any]
+    images: str | PathLike[str],
+    output: str | PathLike[str],
+    references: Mapping[str, Sequence[Pair]] | str | PathLike[str] | None,
+    options: Mapping[str, Any],
 ) -> LabelConfig:
-    allowed = {field.name for field in fields(LabelConfig)} - {"config", "images", "output", "reference", "references"}
+    allowed = {field.name for field in fields(LabelConfig)} - NO_OPTIONS
     if unknown := sorted(options.keys() - allowed):
         raise ConfigError(f"unknown option {unknown[0]!r}; allowed are {', '.join(sorted(allowed))}")
-    values = {name: _repeatable(name, value) for name, value in options.items()}
+    values = {"images": images, "output": output, **options}
     if isinstance(references, Mapping):
-        values["reference"] = tuple(
-            _joined(category, fspath(image), fspath(mask))
-            for category, pairs in references.items()
-            for image, mask in pairs
-        )
+        values["reference"] = [_joined(category, pair) for category, pairs in references.items() for pair in pairs]
     else:
         values["references"] = references
-    return LabelConfig(images=fspath(images), output=fspath(output), **values)
+    return LabelConfig(**{name: _plain(name, value) for name, value in values.items()})
 
 
-def _repeatable(name: str, value: Any) -> Any:
-    """Return a repeatable option as a tuple, even if a single value is given."""
-    if name not in {"category", "reference_ids"}:
-        return value
-    return (value,) if isinstance(value, str) else tuple(value)
+def _plain(name: str, value: Any) -> Any:
+    """Return an option's value as the options class has it: a path as text, one or several names as a tuple."""
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if name in {"category", "reference_ids"} and isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
-def _joined(category: str, image: str, mask: str) -> str:
-    """Return a pair in the form of `--reference`: CATEGORY=IMAGE,MASK."""
+def _joined(category: str, pair: Pair) -> str:
+    """Return a pair in the form of `--reference`: CATEGORY=IMAGE,MASK.
+
+    Raises:
+        ConfigError: It is no pair of paths, or a character would make that form ambiguous.
+    """
+    is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(uri, str | PathLike) for uri in pair)
+    if not isinstance(category, str) or not is_pair:
+        raise ConfigError(
+            "references must be lists of (photo, mask) by category, paths or URLs, but one is "
+            f"{reprlib.repr(pair)} of {category!r}"
+        )
+    image, mask = (fspath(uri) for uri in pair)
     if "=" in category or "," in mask:
         raise ConfigError(f"a category has no '=' and the path of a mask no ',', but got {category!r}, {mask!r}")
     return f"{category}={image},{mask}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from os import PathLike, fspath
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from persam_ray.api.photos import ImageLike, open_photo
 from persam_ray.compute.precision import Precision
 from persam_ray.data.checkpoints import read_sam
 from persam_ray.data.weights import locate
-from persam_ray.errors import ConfigError
+from persam_ray.errors import ConfigError, check_choice
 from persam_ray.images import resize_photo
 from persam_ray.methods.references import encode_references
 from persam_ray.methods.registry import SAM_METHODS, MethodName, make_method
@@ -40,7 +41,9 @@ class OpenedSam(Sam):
         return Sam(read_sam(self.uri)[0], self.device, "float32")
 
 
-def load_sam(name_or_uri: str = "vit_b", device: Device = "auto", precision: Precision = "auto") -> OpenedSam:
+def load_sam(
+    name_or_uri: str | PathLike[str] = "vit_b", device: Device = "auto", precision: Precision = "auto"
+) -> OpenedSam:
     """Load a frozen Segment Anything Model.
 
     Args:
@@ -51,17 +54,19 @@ def load_sam(name_or_uri: str = "vit_b", device: Device = "auto", precision: Pre
 
     Raises:
         CheckpointError: The file is not a checkpoint of a known layout.
-        ConfigError: `cuda` is asked for, but no GPU can be used here.
+        ConfigError: Device or precision is unknown, or `cuda` is asked for, but no GPU can be used here.
         StorageError: The file is missing or cannot be read.
 
     Example:
         >>> sam = load_sam("demo")
     """
+    check_choice("device", device, get_args(Device))
+    check_choice("precision", precision, get_args(Precision))
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device must be auto or cpu, but is cuda: no GPU can be used here")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    uri = locate(name_or_uri)
+    uri = locate(fspath(name_or_uri))
     return OpenedSam(uri, read_sam(uri)[0], device, precision)
 
 
@@ -79,7 +84,7 @@ class Labeler:
         precision: As for `load_sam`; ignored if `sam` is loaded already.
 
     Raises:
-        ConfigError: No reference is given, or the method is unknown.
+        ConfigError: No reference is given, or the method, guidance, device or precision is unknown.
         CheckpointError, StorageError: As for `load_sam`.
 
     Example:
@@ -90,21 +95,20 @@ class Labeler:
 
     def __init__(
         self,
-        sam: str | Sam,
-        references: Sequence[Reference],
+        sam: str | PathLike[str] | Sam,
+        references: Iterable[Reference],
         method: MethodName = "persam",
         *,
         guidance: Guidance = "aligned",
         device: Device = "auto",
         precision: Precision = "auto",
     ) -> None:
-        if not references:
-            raise ConfigError("references must be at least one, but there is none")
-        if method not in SAM_METHODS:
-            raise ConfigError(f"method must be {' or '.join(SAM_METHODS)}, but is {method!r}")
-        self.sam = load_sam(sam, device, precision) if isinstance(sam, str) else sam
+        check_choice("method", method, SAM_METHODS)
+        check_choice("guidance", guidance, get_args(Guidance))
+        known = _known(references)
+        self.sam = sam if isinstance(sam, Sam) else load_sam(sam, device, precision)
         self._method = make_method(method, guidance)
-        self._targets = self._learned(references)
+        self._targets = self._learned(known)
 
     def _learned(self, references: Sequence[Reference]) -> list[Target]:
         """Learn one target for each category, in the order in which the references first name them."""
@@ -129,3 +133,15 @@ class Labeler:
         features_bchw = self.sam.encode([np.asarray(resize_photo(image, frame.resized_hw))])
         (instances,) = self._method.segment(self.sam, EncodedPhotos(features_bchw, [frame]), self._targets).wait()
         return instances
+
+
+def _known(references: Iterable[Reference]) -> Sequence[Reference]:
+    """Return the references, having checked that there is at least one and nothing else."""
+    if isinstance(references, Reference):
+        raise ConfigError("references must be a list of references, but is a single one")
+    known = tuple(references)
+    if not known:
+        raise ConfigError("references must be at least one, but there is none")
+    if others := [type(one).__name__ for one in known if not isinstance(one, Reference)]:
+        raise ConfigError(f"references must be pr.Reference objects, but one is of type {others[0]}")
+    return known

@@ -27,7 +27,8 @@ def open_photo(photo: ImageLike) -> Image.Image:
         photo: Anything of ImageLike. An array must be uint8 and upright: RGB (h, w, 3) or gray (h, w).
 
     Raises:
-        BadImageError: It is not an image, or an array of another type or shape.
+        BadImageError: It is none of ImageLike, cannot be decoded, has more than `images.MAX_PIXELS`, or is an array of
+            another type or shape.
         StorageError: The file cannot be read.
     """
     if isinstance(photo, Image.Image):
@@ -47,10 +48,11 @@ def open_mask(mask: ImageLike) -> BoolArray:
 
     Args:
         mask: Anything of ImageLike. In an array of any type, (h, w) or (h, w, channels), nonzero values mark the
-            object. Images are read as in the label job (`images.as_mask`).
+            object. Images are read as in the label job (`images.as_mask`); give a JPEG as Pillow has opened it, for
+            after `convert` its specks of gray would count as object.
 
     Raises:
-        BadImageError: It is not an image.
+        BadImageError: It is none of ImageLike, cannot be decoded, or has more than `images.MAX_PIXELS`.
         BadReferenceError: An array has another number of dimensions.
         StorageError: The file cannot be read.
     """
@@ -65,6 +67,10 @@ def _decoded(file: str | PathLike[str] | bytes, decode: Callable[[bytes], Decode
     """Decode a file's content; an error names the file."""
     if isinstance(file, bytes):
         return decode(file)
+    if not isinstance(file, str | PathLike):
+        raise BadImageError(
+            f"an image must be a path or URL, bytes, a PIL image or an array, but is {type(file).__name__}"
+        )
     uri = fspath(file)
     try:
         return decode(read_bytes(uri))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from os import PathLike, fspath
 from typing import Any, Literal
 
 from persam_ray.data.parquet import read_tables
@@ -65,7 +66,7 @@ class LabeledPhoto:
     instances: tuple[LabeledInstance, ...]
 
 
-def read_predictions(run: str) -> Iterator[LabeledPhoto]:
+def read_predictions(run: str | PathLike[str]) -> Iterator[LabeledPhoto]:
     """Yield a run's predictions by photo, in no particular order; only a few rows are in memory at a time.
 
     Args:
@@ -79,8 +80,9 @@ def read_predictions(run: str) -> Iterator[LabeledPhoto]:
         >>> for photo in read_predictions("labels"):
         ...     print(photo.image_id, [instance.mask_hw.sum() for instance in photo.instances])
     """
-    below = join(run, PREDICTIONS_FOLDER)
-    folder = below if exists(below) else run
+    root = fspath(run)
+    below = join(root, PREDICTIONS_FOLDER)
+    folder = below if exists(below) else root
     for name in list_files(folder, [".parquet"]):
         for table in read_tables(join(folder, name), PREDICTIONS):
             yield from map(_photo, table.to_pylist())

@@ -13,12 +13,12 @@ from persam_ray.errors import BadReferenceError
 from persam_ray.images import BadImageError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference(types.Reference):
     """One photo and the mask that shows a category in it.
 
     Attributes:
-        category: What the mask shows.
+        category: What the mask shows; not empty.
         image_hw3: RGB, uint8.
         mask_hw: bool, True on the object, of the image's size and with at least one pixel.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -90,10 +91,15 @@ def label_dataset(
         LeaseError: Another job writes there.
         TooManyFailuresError: More images fail than `config.max_failed_fraction` allows.
     """
-    started_s = time.perf_counter()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-    if config.log == "json":
-        log_as_json(run_id)
+    with log_as_json(run_id) if config.log == "json" else nullcontext():
+        return _run(config, dataset, inputs, load, run_id)
+
+
+def _run(
+    config: LabelingConfig, dataset: Dataset, inputs: Iterable[str], load: Callable[[WorkerPlan], Model], run_id: str
+) -> int:
+    started_s = time.perf_counter()
     with open_run(config.output, inputs, overwrite=config.overwrite) as (output, lease), session():
         plan = plan_workers(nodes(), config.actors, config.gpus)
         model = load(plan)

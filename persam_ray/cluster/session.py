@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,25 +32,47 @@ CONNECT_TIMEOUT_S = 10.0
 def session() -> Iterator[None]:
     """Join the cluster at RAY_ADDRESS, or start a local one; leave no process behind, even after an error or SIGTERM.
 
+    A Ray that this process has joined before is taken as it is, and stays.
+
     Raises:
         ConfigError: No cluster answers at RAY_ADDRESS.
     """
+    if ray.is_initialized():
+        _quiet_ray_data()
+        yield
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray warns of how Ray Data makes its own actors
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray 2.60's coming default; silences its warning
-    previous = signal.signal(signal.SIGTERM, _exit_on_signal)  # so that a scheduler's stop runs the `finally` too
+    with _exit_on_sigterm():
+        try:
+            _join_or_start()
+            _quiet_ray_data()
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _join_or_start() -> None:
+    if address := os.environ.get("RAY_ADDRESS"):
+        check_address(address)
+        console.print(f"joining Ray at {address}")
+    else:
+        ray_constants.ENABLE_RAY_CLUSTER = False  # a Ray of our own listens on 127.0.0.1 alone
+    with _native_stderr_closed():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Let a scheduler's stop run the `finally` too. Only the main thread may ask for that; others leave it as it is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
-        if address := os.environ.get("RAY_ADDRESS"):
-            check_address(address)
-            console.print(f"joining Ray at {address}")
-        else:
-            ray_constants.ENABLE_RAY_CLUSTER = False  # a Ray of our own listens on 127.0.0.1 alone
-        with _native_stderr_closed():
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        _quiet_ray_data()
         yield
     finally:
-        ray.shutdown()
         signal.signal(signal.SIGTERM, previous)
 
 

@@ -7,13 +7,16 @@ where it can.
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import tyro
+from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
-from persam_ray.errors import ConfigError
+from persam_ray.errors import ConfigError, check_choice
 from persam_ray.types import Format
 
 Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -35,6 +38,7 @@ class OutputConfig:
     """YAML file (path or URL) with any of these options. The command line wins over it."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.output != "", "--output must not be empty")  # an unset variable of a shell: the current folder
 
     def as_dict(self) -> dict[str, object]:
@@ -99,6 +103,20 @@ class LabelingConfig(JobConfig):
 def split_ids(groups: tuple[str, ...]) -> tuple[str, ...]:
     """Split a repeated option of ids at its commas."""
     return tuple(identity for group in groups for identity in group.split(",") if identity)
+
+
+def check_types(config: OutputConfig) -> None:
+    """Raise ConfigError unless each option has a value of its type: Python code, unlike the command line, may err."""
+    for name, kind in get_type_hints(type(config)).items():
+        option, value = f"--{name.replace('_', '-')}", getattr(config, name)
+        if get_origin(kind) is Literal:
+            check_choice(option, value, get_args(kind))
+        try:
+            check_type(value, kind, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+        except TypeCheckError as error:
+            raise ConfigError(
+                f"{option} must be {inspect.formatannotation(kind)}, but is {reprlib.repr(value)}"
+            ) from error
 
 
 def require(condition: bool, message: str) -> None:

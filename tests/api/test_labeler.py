@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from PIL import Image
 
 import persam_ray as pr
 from persam_ray.api.labeler import OpenedSam
-from persam_ray.api.photos import ImageLike
+from persam_ray.api.photos import ImageLike, open_mask, open_photo
 from persam_ray.data.checkpoints import read_sam
 from persam_ray.data.weights import locate
 from persam_ray.images import BadImageError, resized_size_hw
@@ -145,3 +146,72 @@ def test_a_wrong_call_is_named_with_what_is_allowed(sam: OpenedSam, reference: p
         pr.Reference.open("cup", tmp_path / "a.png", disc(90, 120))
     with pytest.raises(pr.PersamRayError, match="its photo is"):
         pr.Reference.open("cup", PHOTO, disc(90, 121))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guidance": "Aligned"}, "guidance must be aligned or official, but is 'Aligned'"),
+        ({"precision": "x"}, "precision must be auto, float32 or bfloat16, but is 'x'"),
+        ({"device": "mps"}, "device must be auto, cpu or cuda, but is 'mps'"),
+    ],
+)
+def test_a_mistyped_choice_is_not_taken_for_another(
+    options: dict[str, Any], message: str, reference: pr.Reference
+) -> None:
+    with pytest.raises(pr.PersamRayError, match=message):
+        pr.Labeler("demo", [reference], **options)
+
+
+def test_references_may_be_any_iterable_of_references(sam: OpenedSam, reference: pr.Reference) -> None:
+    (expected,), (found,) = pr.Labeler(sam, [reference])(PHOTO), pr.Labeler(sam, iter([reference]))(PHOTO)
+    np.testing.assert_array_equal(found.mask_hw, expected.mask_hw)
+    wrong: list[tuple[Any, str]] = [
+        (iter([]), "at least one"), (reference, "is a single one"), (["cup.jpg"], "one is of type str"),
+    ]  # fmt: skip
+    for references, message in wrong:
+        with pytest.raises(pr.PersamRayError, match=message):
+            pr.Labeler(sam, references)
+
+
+def test_a_reference_is_itself_and_needs_a_name(reference: pr.Reference) -> None:
+    assert reference == reference  # noqa: PLR0124 - arrays inside must not be compared
+    assert len({reference, pr.Reference.open("disc", PHOTO, disc(90, 120))}) == 2
+    for name in ("", 3):
+        with pytest.raises(pr.PersamRayError, match="must be a name"):
+            pr.Reference.open(name, PHOTO, disc(90, 120))  # type: ignore[arg-type]  # what a user may write
+
+
+def test_a_checkpoint_may_be_a_path(reference: pr.Reference) -> None:
+    assert pr.Labeler(Path(locate("demo")), [reference], device="cpu").sam.image_size_px > 0
+    with pytest.raises(pr.PersamRayError, match="no such checkpoint file"):
+        pr.Labeler(Path("nowhere.pth"), [reference])
+
+
+def closed() -> Image.Image:
+    image = Image.open(io.BytesIO(encoded(Image.fromarray(PHOTO))))
+    image.close()
+    return image
+
+
+DAMAGED: dict[str, tuple[Callable[[], Any], str]] = {
+    "truncated": (lambda: Image.open(io.BytesIO(encoded(Image.fromarray(PHOTO))[:2000])), "damaged"),
+    "closed": (closed, "damaged"),
+    "huge": (lambda: Image.new("1", (20_000, 20_000)), "20000 x 20000 pixels is more than the 134 megapixels"),
+    "list": (lambda: [1], "must be a path or URL, bytes, a PIL image or an array, but is list"),
+    "none": (lambda: None, "but is NoneType"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_an_image_that_cannot_be_used_is_named(kind: str) -> None:
+    make, message = DAMAGED[kind]
+    with pytest.raises(BadImageError, match=message):
+        open_photo(make())
+    with pytest.raises(BadImageError, match=message):
+        open_mask(make())
+
+
+def test_an_array_is_as_limited_as_a_file() -> None:
+    with pytest.raises(BadImageError, match="more than the 134 megapixels"):
+        open_photo(np.broadcast_to(np.uint8(0), (20_000, 7_000)))

@@ -37,7 +37,7 @@ def test_every_row_is_a_photo_with_its_masks(run: Path) -> None:
 
 
 def test_the_folder_of_predictions_may_be_named_itself(run: Path) -> None:
-    assert len(list(pr.read_predictions(str(run / "predictions")))) == 3
+    assert len(list(pr.read_predictions(run / "predictions"))) == 3
 
 
 def test_a_run_that_is_not_there_is_said(tmp_path: Path) -> None:

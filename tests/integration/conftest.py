@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ import numpy as np
 import psutil
 import pyarrow.dataset as ds
 import pytest
-import ray
 import s3fs
 from moto.server import ThreadedMotoServer
 from PIL import Image
@@ -39,6 +38,15 @@ from tests.conftest import disc, scene
 
 ROOT = Path(__file__).parents[2]
 MARK = "PERSAM_RAY_TEST_RUN"
+SWIFT = {
+    "RAY_num_workers_soft_limit": "16",
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""Processes that have loaded their libraries are kept for what comes next; Ray ends them after 1 s, and loading torch
+takes 3 s. Ray Train looks every 2 s whether its workers live, and waits for 5 s at the end for what watches for
+preemption."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,16 @@ JobHere = Callable[..., Finished]
 def start_job(
     name: str, *options: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT
 ) -> tuple[subprocess.Popen[str], str]:
-    """Start jobs/<name>.py; the mark in its environment is inherited by every process that it starts."""
+    """Start jobs/<name>.py, and return its process and its mark."""
+    return start([sys.executable, str(ROOT / "jobs" / f"{name}.py"), *options], env, cwd)
+
+
+def start(
+    command: Sequence[str], env: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> tuple[subprocess.Popen[str], str]:
+    """Start a process; the mark in its environment is inherited by every process that it starts."""
     mark = uuid.uuid4().hex
-    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *options]
-    environment = {**os.environ, MARK: mark, **(env or {})}
+    environment = {**os.environ, **SWIFT, MARK: mark, **(env or {})}
     return subprocess.Popen(command, cwd=cwd, env=environment, text=True, stderr=subprocess.PIPE), mark
 
 
@@ -99,7 +113,7 @@ def job() -> Job:
 @pytest.fixture(scope="package")
 def shared_ray(s3: "S3") -> Iterator[None]:
     """A Ray whose workers reach the S3 server."""
-    with mock.patch.dict(os.environ, s3.env), session():
+    with mock.patch.dict(os.environ, {**s3.env, **SWIFT}), session():
         yield
 
 
@@ -110,14 +124,12 @@ def job_here(shared_ray: None) -> JobHere:
 
 
 def run_here(name: str, *options: str, env: Mapping[str, str] | None = None) -> Finished:
-    """Run jobs/<name>.py as `python` does, but leave the Ray that is running as it is."""
+    """Run jobs/<name>.py as `python` does; a Ray that is running stays."""
     script = str(ROOT / "jobs" / f"{name}.py")
     s3fs.S3FileSystem.clear_instance_cache()  # it may know another server
     with (
         mock.patch.object(sys, "argv", [script, *options]),
         mock.patch.dict(os.environ, env or {}),
-        mock.patch.object(ray, "init"),
-        mock.patch.object(ray, "shutdown"),
         contextlib.redirect_stderr(io.StringIO()) as stderr,
         pytest.raises(SystemExit) as ended,
     ):
